@@ -1,0 +1,90 @@
+"""What several processes need to act as one. In a single process every function here is the identity.
+
+Start with torchrun: `torchrun --nproc-per-node 2 -m lib.training mocov3 --scale smoke`.
+"""
+import os
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def start(device: str) -> torch.device:
+    """Join the processes that torchrun started, if it did, and return this process's device."""
+    if "WORLD_SIZE" not in os.environ:
+        return torch.device(device)
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("nccl", device_id=torch.device("cuda", int(os.environ["LOCAL_RANK"])))
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("gloo")
+    return torch.device(device)
+
+
+def stop() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def gather(x: Tensor) -> Tensor:
+    """Rows of all processes, in rank order, without gradient: (B, ...) -> (B * world_size, ...)."""
+    if world_size() == 1:
+        return x.detach()
+    parts = [torch.empty_like(x) for _ in range(world_size())]
+    dist.all_gather(parts, x.detach().contiguous())
+    return torch.cat(parts)
+
+
+def mean(x: Tensor) -> Tensor:
+    """Average over processes, without gradient."""
+    x = x.detach().clone()
+    if world_size() > 1:
+        dist.all_reduce(x)
+    return x / world_size()
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over processes. Every process uses the sum, so the gradient is summed over processes too."""
+
+    @staticmethod
+    def forward(ctx, x):
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        gradient = gradient.clone()
+        dist.all_reduce(gradient)
+        return gradient
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation over the global batch: (B, D) -> (B, D), statistics in float32.
+
+    `torch.nn.SyncBatchNorm` does the same on GPUs only; this one also runs on CPUs, so that a test without a GPU can
+    show that two processes train like one. Keys and shapes are those of `nn.BatchNorm1d`.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or world_size() == 1:
+            with torch.autocast(x.device.type, enabled=False):
+                return super().forward(x.float())
+        x = x.float()
+        n = len(x) * world_size()
+        mean = _Sum.apply(x.sum(0)) / n
+        variance = _Sum.apply((x - mean).square().sum(0)) / n
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * n / (n - 1), self.momentum)
+        x = (x - mean) / (variance + self.eps).sqrt()
+        return x * self.weight + self.bias if self.affine else x
