@@ -51,6 +51,14 @@ def mean(x: Tensor) -> Tensor:
     return x / world_size()
 
 
+def earliest(x: Tensor) -> Tensor:
+    """The smallest value over processes, without gradient."""
+    x = x.detach().clone()
+    if world_size() > 1:
+        dist.all_reduce(x, dist.ReduceOp.MIN)
+    return x
+
+
 class _Sum(torch.autograd.Function):
     """Sum over processes. Every process uses the sum, so the gradient is summed over processes too."""
 

@@ -1,1 +1,48 @@
-"""Images: where they come from and how they are turned into views."""
+"""Images: where they come from and how they are turned into views.
+
+A *source* of images has a length, a `size` in pixels, `classes`, and hands out `images(indices)`, uint8 (B, 3, S, S), and
+`labels(indices)`, int64 (B,). `Shapes` draws them, `PackedImages` reads them from disk, `Loaded` holds them in memory.
+"""
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from lib.data.images import open_images
+from lib.data.shapes import Shapes
+from lib.errors import CourseError
+
+
+class Loaded:
+    """A source held in memory, on any device: any other source, read once. `limit` keeps only the first images."""
+
+    def __init__(self, source, device: str | torch.device = "cpu", limit: int | None = None, progress: bool = False):
+        n = len(source) if limit is None else min(limit, len(source))
+        self.name, self.split, self.size, self.classes = source.name, source.split, source.size, source.classes
+        self.all_images = torch.empty(n, 3, self.size, self.size, dtype=torch.uint8, device=device)
+        for start in tqdm(range(0, n, 512), desc=f"reading {self.name}/{self.split}", disable=not progress, leave=False):
+            indices = torch.arange(start, min(start + 512, n))
+            self.all_images[start:start + 512] = source.images(indices).to(device)
+        self.all_labels = source.labels(torch.arange(n))
+
+    def __len__(self) -> int:
+        return len(self.all_labels)
+
+    def images(self, indices: Tensor) -> Tensor:
+        return self.all_images[indices.to(self.all_images.device, non_blocking=True)]
+
+    def labels(self, indices: Tensor) -> Tensor:
+        return self.all_labels[indices]
+
+
+def open_source(name: str, split: str, size: int, limit: int | None = None, difficulty: str = "medium"):
+    """A source by name: "shapes", a real set ("cifar10", "imagenette", "tiny-imagenet", "imagenet"), or a folder.
+
+    split is "train" or "val". `limit` keeps the first images; `shapes` makes as many as asked for (20,000 by default to
+    train on, 4,000 to validate on). Raises CourseError, in one line, if there is no such set or it is not on disk.
+    """
+    if limit is not None and limit < 1:
+        raise CourseError(f"at least 1 image is needed, got a limit of {limit}")
+    if name == "shapes":
+        return Shapes(split, size, length=limit or (20_000 if split == "train" else 4_000), difficulty=difficulty)
+    source = open_images(name, split, size)
+    return source if limit is None or limit >= len(source) else Loaded(source, limit=limit)

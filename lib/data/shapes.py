@@ -198,8 +198,8 @@ class Shapes:
         axis = (torch.arange(self.size, device=self.device) + 0.5) * 2 / self.size - 1
         x, y = axis[None, None, :], axis[None, :, None]                            # (1, 1, S), (1, S, 1)
         inside = self._shape(x, y, f["shape"], f["position"], f["radius"], f["angle"])          # (B, S, S)
-        filling = self._texture(x, y, f["texture"], f["texture_angle"][:, 0], f["texture_period"][:, 0], f["texture_phase"][:, :2])
-        backing = self._texture(x, y, f["ground"], f["texture_angle"][:, 1], f["texture_period"][:, 1], f["texture_phase"][:, 2:])
+        filling, backing = (self._texture(x, y, f[what], f["texture_angle"][:, k], f["texture_period"][:, k],
+                                          f["texture_phase"][:, 2 * k:2 * k + 2]) for k, what in enumerate(("texture", "ground")))
         blobs = [self._blob(x, y, f, k) for k in range(self.difficulty.clutter)]
         shade = self._shade(x, y, f)
         tones = f["tones"].to(self.device)                                         # (B, 2, 2, 3)

@@ -1,0 +1,39 @@
+"""What the course's command lines share: flags made from a dataclass, and errors that are one line."""
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+
+from lib.errors import CourseError
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line, without the whole usage before it."""
+
+    def __init__(self, **settings):
+        super().__init__(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **settings)
+
+    def error(self, message: str):
+        print(f"{self.prog}: {message} (see --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def add_fields(parser: argparse.ArgumentParser, defaults) -> None:
+    """A flag for every field of a dataclass instance: `learning_rate` becomes --learning-rate."""
+    for f in fields(defaults):
+        value, flag = getattr(defaults, f.name), "--" + f.name.replace("_", "-")
+        settings = {"dest": f.name, "default": value, "help": f.metadata.get("help", "")}
+        if isinstance(value, bool):
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, **settings)
+        else:
+            parser.add_argument(flag, type=type(value), choices=f.metadata.get("choices") or None,
+                                metavar=None if f.metadata.get("choices") else type(value).__name__.upper(), **settings)
+
+
+def main(program: Callable[[], None]) -> None:
+    """Run a program: what the user got wrong becomes one line on standard error and exit code 2."""
+    try:
+        program()
+    except CourseError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -1,0 +1,168 @@
+"""A set of images, decoded once: one file of square uint8 images that training reads at memory speed.
+
+Decoding a JPEG takes longer than a small network needs to learn from it. So a set is decoded once, at one size: the
+short side is brought to S pixels (bicubic, antialiased) and the centre is cut out. The file holds, in this order,
+
+    images   count x 3 x S x S bytes
+    header   JSON: name, split, size, count, classes, folders, labels, resized, fingerprint, checksums, version
+    end      16 bytes: length and CRC-32 of the header, and b"VITS"
+
+and is renamed to its final name only when all of it is on the disk: an interrupted pack leaves nothing that opens.
+"""
+import json
+import math
+import os
+import shutil
+import struct
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageFile
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as F
+from tqdm import tqdm
+
+from lib.errors import CourseError
+
+VERSION = 1
+CHUNK = 1024                                                      # images under one checksum
+END = struct.Struct("<QI4s")
+MAGIC = b"VITS"
+
+
+@dataclass
+class Listing:
+    """A set as it lies on the disk: `read(i)` decodes image i, an RGB PIL image of any shape, labels[i] its class.
+
+    `folders` are the classes as the set writes them, WordNet ids say (CIFAR-10 has none); `classes` as people say them.
+    `fingerprint` tells whether the folder has changed since: {"files": ..., "bytes": ...}.
+    """
+    name: str
+    split: str
+    classes: list[str]
+    folders: list[str]
+    labels: list[int]
+    read: Callable[[int], Image.Image]
+    fingerprint: dict[str, int]
+
+
+def fingerprint(directory: Path) -> dict[str, int]:
+    """Number of files below a directory, and their bytes together."""
+    sizes = [os.stat(os.path.join(parent, file)).st_size
+             for parent, _, files in os.walk(directory, followlinks=True) for file in files]
+    return {"files": len(sizes), "bytes": sum(sizes)}
+
+
+def square(image: Image.Image, size: int) -> np.ndarray:
+    """Short side to `size` pixels, then the centre: any PIL image -> (3, size, size) uint8."""
+    image = F.resize(image.convert("RGB"), size, InterpolationMode.BICUBIC)      # PIL always antialiases
+    return np.asarray(F.center_crop(image, size)).transpose(2, 0, 1)             # (3, S, S)
+
+
+def pack(listing: Listing, path: Path, size: int) -> None:
+    """Decode a whole listing into the file `path`, in its order, on all CPU cores.
+
+    Raises CourseError if the disk is too small, and whatever `listing.read` raises; then no file is left behind.
+    """
+    ImageFile.LOAD_TRUNCATED_IMAGES = False                       # half an image is an error, whoever allowed it before
+    count, needed = len(listing.labels), len(listing.labels) * 3 * size**2
+    path.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise CourseError(f"{path} needs {needed / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB left: make room, "
+                          "choose a smaller size, or name a folder on another disk in COURSE_DATA")
+    partial = path.with_name(path.name + ".partial")
+    checksums = []
+    try:
+        with (open(partial, "wb") as file, ThreadPoolExecutor(os.cpu_count()) as pool,
+              tqdm(total=count, desc=f"packing {listing.name}/{listing.split} at {size} px", unit=" images") as bar):
+            for start in range(0, count, CHUNK):
+                chunk = np.empty((min(CHUNK, count - start), 3, size, size), np.uint8)
+                squares = pool.map(lambda i: square(listing.read(i), size), range(start, start + len(chunk)))
+                for k, image in enumerate(squares):
+                    chunk[k] = image
+                    bar.update()
+                file.write(chunk)
+                checksums.append(zlib.crc32(chunk))
+            about = {field: value for field, value in vars(listing).items() if field != "read"}
+            header = json.dumps({**about, "size": size, "count": count, "resized": "short side bicubic, centre crop",
+                                 "chunk": CHUNK, "checksums": checksums, "version": VERSION}).encode()
+            file.write(header + END.pack(len(header), zlib.crc32(header), MAGIC))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:                                         # Ctrl-C as well
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def read_header(path: Path) -> dict:
+    """The header of a packed file. Raises CourseError, which names the file, unless it is whole and of this version."""
+    if not path.is_file():
+        raise CourseError(f"{path} does not exist: pack the set first, with `python -m lib.data pack`")
+    with open(path, "rb") as file:
+        total = file.seek(0, os.SEEK_END)
+        file.seek(max(0, total - END.size))
+        end = file.read()
+        length, checksum, magic = END.unpack(end) if len(end) == END.size else (0, 0, b"")
+        if magic != MAGIC or length + END.size > total:
+            raise _damaged(path, "its end is missing")
+        file.seek(total - END.size - length)
+        header = file.read(length)
+    if zlib.crc32(header) != checksum:
+        raise _damaged(path, "its header is not what was written")
+    header = json.loads(header)
+    if header["version"] != VERSION:
+        raise CourseError(f"{path} has format {header['version']}, this course reads {VERSION}: delete it, run again")
+    if total != header["count"] * 3 * header["size"] ** 2 + length + END.size:
+        raise _damaged(path, f"{total:,} bytes is not its length")
+    return header
+
+
+def _damaged(path: Path, why: str) -> CourseError:
+    return CourseError(f"{path} is damaged ({why}): delete it and run again, which packs the set anew")
+
+
+class PackedImages:
+    """A source of images in a packed file: `PackedImages(path).images(torch.tensor([5, 2]))` -> (2, 3, S, S) uint8.
+
+    The file is mapped, not read: the operating system loads what is asked for and keeps it while there is memory.
+    `verify` compares every checksum first, which reads the file once.
+    Raises CourseError, which names the file, if it is damaged, and for an index that does not exist.
+    """
+
+    def __init__(self, path: str | Path, verify: bool = True):
+        self.path, self.header = Path(path), read_header(Path(path))
+        self.name, self.split, self.size = (self.header[key] for key in ("name", "split", "size"))
+        self.classes, self.folders = self.header["classes"], self.header["folders"]
+        self.all_labels = torch.tensor(self.header["labels"], dtype=torch.int64)
+        shape = (self.header["count"], 3, self.size, self.size)
+        self.pixels = torch.from_file(str(path), shared=False, size=math.prod(shape), dtype=torch.uint8).view(shape)
+        if verify:
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                found = list(pool.map(lambda chunk: zlib.crc32(chunk.numpy()), self.pixels.split(self.header["chunk"])))
+            wrong = [k for k, checksum in enumerate(self.header["checksums"]) if found[k] != checksum]
+            if wrong:
+                raise _damaged(self.path, f"checksum of images from {wrong[0] * self.header['chunk']} on")
+
+    def __len__(self) -> int:
+        return len(self.all_labels)
+
+    def images(self, indices: Tensor) -> Tensor:
+        return self.pixels.index_select(0, self._checked(indices))       # twenty times faster than pixels[indices]
+
+    def labels(self, indices: Tensor) -> Tensor:
+        return self.all_labels[self._checked(indices)]
+
+    def _checked(self, indices: Tensor) -> Tensor:
+        indices = torch.as_tensor(indices, dtype=torch.int64)
+        if len(indices) and not (0 <= int(indices.min()) and int(indices.max()) < len(self)):
+            raise CourseError(f"{self.name}/{self.split} holds images 0 to {len(self) - 1}, "
+                              f"got {int(indices.min())} to {int(indices.max())}")
+        return indices

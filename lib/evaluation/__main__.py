@@ -1,0 +1,79 @@
+"""Evaluate a run: `python -m lib.evaluation runs/x --out data/results/x.json`.
+
+k-NN and a linear probe on frozen features of the validation images, beside the same network untrained.
+"""
+import json
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from lib import cli
+from lib.data import Loaded, open_source
+from lib.evaluation.features import POOLINGS, extract
+from lib.evaluation.linear import linear_probe
+from lib.evaluation.load import load_backbone, untrained_backbone
+from lib.evaluation.neighbors import knn_predict
+from lib.training.checkpoint import write_atomically
+from lib.training.recipes import describe
+from lib.training.trainer import pick_device
+
+
+def bootstrap(correct: torch.Tensor, draws: int = 2000) -> list[float]:
+    """95 % interval of a mean over images, by resampling them: (N,) -> [low, high]."""
+    picks = torch.randint(len(correct), (draws, len(correct)), generator=torch.Generator().manual_seed(0))
+    return correct.float()[picks].mean(1).quantile(torch.tensor([0.025, 0.975])).tolist()
+
+
+def measure(backbone, train, val, pooling: str) -> dict:
+    features, labels = extract(backbone, train, pooling)
+    queries, truth = extract(backbone, val, pooling)
+    right = {"knn": knn_predict(features, labels, queries) == truth,
+             "linear": linear_probe(features, labels, queries)[0] == truth}
+    return {name: {"accuracy": c.float().mean().item(), "interval": bootstrap(c)} for name, c in right.items()}
+
+
+def commit() -> str:
+    answer = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True,
+                            cwd=Path(__file__).parent)
+    return answer.stdout.strip() or "unknown"
+
+
+def evaluate() -> None:
+    parser = cli.Parser(prog="python -m lib.evaluation", description="k-NN and linear probe of a trained backbone.")
+    parser.add_argument("run", help="folder of a run, or a backbone.safetensors")
+    parser.add_argument("--data", help="evaluate on another set than it was trained on")
+    parser.add_argument("--difficulty", choices=("easy", "medium", "hard"), help="of shapes, if not that of the training")
+    parser.add_argument("--pooling", choices=POOLINGS, help="the objective's own if left out: cls for mocov3, mean for simmim")
+    parser.add_argument("--images", type=int, help="use the first N training images only")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to run")
+    parser.add_argument("--out", help="a JSON file to write")
+    a = parser.parse_args()
+    backbone, recipe = load_backbone(a.run)
+    device = pick_device(a.device)
+    data, difficulty = a.data or recipe.data, a.difficulty or recipe.difficulty
+    pooling = a.pooling or ("cls" if hasattr(recipe, "momentum") else "mean")
+    train = Loaded(open_source(data, "train", recipe.image_size, limit=a.images, difficulty=difficulty))
+    val = Loaded(open_source(data, "val", recipe.image_size, difficulty=difficulty))
+    result = {"recipe": describe(recipe), "data": data, "pooling": pooling, "training_images": len(train),
+              "validation_images": len(val), "command": f"python -m lib.evaluation {shlex.join(sys.argv[1:])}",
+              "commit": commit(), "date": time.strftime("%Y-%m-%d"), "torch": torch.__version__,
+              "device": torch.cuda.get_device_name() if device == "cuda" else "cpu"}
+    for name, network in {"trained": backbone, "untrained": untrained_backbone(recipe)}.items():
+        result[name] = measure(network.to(device), train, val, pooling)
+        for probe, m in result[name].items():
+            print(f"{name:>9} {probe:>6}: {m['accuracy']:.1%}  (95 % interval over images {m['interval'][0]:.1%} to "
+                  f"{m['interval'][1]:.1%})", flush=True)
+    log = Path(a.run) / "log.jsonl"
+    if log.exists():
+        result["log"] = [json.loads(line) for line in log.read_text().splitlines()]
+    if a.out:
+        Path(a.out).parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(Path(a.out), lambda temporary: temporary.write_text(json.dumps(result, indent=1) + "\n"))
+
+
+if __name__ == "__main__":
+    cli.main(evaluate)

@@ -1,0 +1,167 @@
+"""The Vision Transformer of the course: timm's, with what self-supervision needs (Dosovitskiy et al. 2021).
+
+What it adds to `timm.models.VisionTransformer`: a mask token (SimMIM, section 3.1), fixed sin-cos positions with a patch
+projection that may stay frozen (MoCo v3, section 4.1), a shared relative position bias (SimMIM on ViT, after BEiT), and
+named intermediates. The names of the weights are timm's, so whatever reads a timm ViT reads this one.
+"""
+import math
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from lib.errors import CourseError
+
+# name: (dim, depth, heads). `vit_nano` is for seconds on a CPU. From `vit_small` on these are the sizes of the papers:
+# MoCo v3, Table 1 (its ViT-S has 12 heads, not DeiT's 6), ViT, Table 1. `vit_tiny` has DeiT-Ti's width and depth with
+# heads as wide as MoCo v3's ViT-S (32 numbers each), so that there are 6 to compare.
+SIZES = {
+    "vit_nano": (96, 4, 6),
+    "vit_tiny": (192, 12, 6),
+    "vit_small": (384, 12, 12),
+    "vit_base": (768, 12, 12),
+    "vit_large": (1024, 24, 16),
+}
+POSITIONS = ("sincos", "relative")
+
+
+def sincos_positions(grid: tuple[int, int], dim: int, temperature: float = 10_000.0) -> Tensor:
+    """Fixed 2-D sine-cosine position embedding: (rows * columns, dim) (MoCo v3, section 4.1).
+
+    The first half of the channels encodes the column, the second the row; each half holds sines, then cosines, of the
+    position divided by temperature^(k / (dim / 4)). Raises CourseError where dim is not a multiple of 4.
+    """
+    if dim % 4:
+        raise CourseError(f"sin-cos positions need a width that is a multiple of 4, got {dim}")
+    frequencies = temperature ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    row, column = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
+    angles = [position.flatten()[:, None] * frequencies for position in (column, row)]           # (N, dim / 4) each
+    return torch.cat([f(a) for a in angles for f in (torch.sin, torch.cos)], dim=1).float()
+
+
+def relative_index(grid: tuple[int, int]) -> Tensor:
+    """Row of the bias table for every query and key, CLS first: (1 + N, 1 + N) int64 (BEiT, section 2.3).
+
+    Two patches share an entry when they are displaced alike: (2 rows - 1)(2 columns - 1) entries, then three more for
+    CLS to patch, patch to CLS, and CLS to CLS.
+    """
+    rows, columns = grid
+    place = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))                       # (N, 2)
+    offset = place[:, None] - place[None] + torch.tensor([rows - 1, columns - 1])                  # (N, N, 2), from 0
+    last = (2 * rows - 1) * (2 * columns - 1)
+    index = torch.empty(1 + len(place), 1 + len(place), dtype=torch.int64)
+    index[1:, 1:] = offset[..., 0] * (2 * columns - 1) + offset[..., 1]
+    index[0, :], index[:, 0], index[0, 0] = last, last + 1, last + 2
+    return index
+
+
+class ViT(VisionTransformer):
+    """A Vision Transformer whose patches can be masked.
+
+    Images (B, 3, image_size, image_size) -> tokens (B, 1 + N, dim), CLS first, after the final LayerNorm.
+    positions: "sincos" (fixed) or "relative" (one learned bias for each displacement and head, shared by all blocks).
+    """
+
+    def __init__(self, image_size: int = 224, patch_size: int = 16, dim: int = 768, depth: int = 12, heads: int = 12,
+                 positions: str = "sincos", layer_scale: float | None = None, drop_path: float = 0.0,
+                 mask_token: bool = False):
+        if positions not in POSITIONS:
+            raise CourseError(f"a ViT has no positions {positions!r}; choose one of {', '.join(POSITIONS)}")
+        if image_size % patch_size:
+            raise CourseError(f"images of {image_size} pixels do not divide into patches of {patch_size}; "
+                              f"try {image_size // patch_size * patch_size} pixels")
+        if dim % heads:
+            raise CourseError(f"a width of {dim} does not divide into {heads} heads")
+        super().__init__(img_size=image_size, patch_size=patch_size, embed_dim=dim, depth=depth, num_heads=heads,
+                         num_classes=0, init_values=layer_scale, drop_path_rate=drop_path,
+                         pos_embed="none" if positions == "relative" else "learn")
+        grid = self.patch_embed.grid_size
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim)) if mask_token else None
+        if positions == "sincos":
+            self.pos_embed.requires_grad_(False)
+            self.pos_embed.data = torch.cat([torch.zeros(1, dim), sincos_positions(grid, dim)])[None]
+        else:
+            self.bias_table = nn.Parameter(torch.zeros((2 * grid[0] - 1) * (2 * grid[1] - 1) + 3, heads))
+            self.register_buffer("bias_index", relative_index(grid), persistent=False)
+        self.positions = positions
+
+    def relative_bias(self) -> Tensor | None:
+        """What is added to the attention logits of every block: (1, heads, 1 + N, 1 + N), or None."""
+        if self.positions != "relative":
+            return None
+        return self.bias_table[self.bias_index].permute(2, 0, 1)[None]
+
+    def embed(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Images and an optional mask (B, N), True is masked -> tokens (B, 1 + N, D) before the first block."""
+        tokens = self.patch_embed(images)                                          # (B, N, D)
+        if mask is not None:
+            tokens = torch.where(mask[..., None], self.mask_token.to(tokens.dtype), tokens)
+        return self.norm_pre(self._pos_embed(tokens))                              # (B, 1 + N, D)
+
+    def forward_features(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
+        """-> tokens (B, 1 + N, D) after the final LayerNorm."""
+        tokens, bias = self.embed(images, mask), self.relative_bias()
+        for block in self.blocks:
+            tokens = block(tokens, attn_mask=bias)
+        return self.norm(tokens)
+
+    def intermediates(self, images: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
+        """Every stop on the way, by name: "embedding", "block1.attention", "block1", ..., "norm"; each (B, 1 + N, D).
+
+        "block3.attention" is the residual stream after the attention half of block 3, "block3" after its MLP.
+        """
+        tokens, bias = self.embed(images, mask), self.relative_bias()
+        named = {"embedding": tokens}
+        for depth, block in enumerate(self.blocks, start=1):
+            tokens = tokens + block.drop_path1(block.ls1(block.attn(block.norm1(tokens), attn_mask=bias)))
+            named[f"block{depth}.attention"] = tokens
+            tokens = tokens + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens))))
+            named[f"block{depth}"] = tokens
+        return named | {"norm": self.norm(tokens)}
+
+
+def create(name: str, **options) -> ViT:
+    """A ViT by its name in SIZES: `create("vit_tiny", image_size=64, patch_size=8)`. Raises CourseError if unknown."""
+    if name not in SIZES:
+        raise CourseError(f"there is no model {name!r}; choose one of {', '.join(SIZES)}")
+    dim, depth, heads = SIZES[name]
+    return ViT(dim=dim, depth=depth, heads=heads, **options)
+
+
+@torch.no_grad()
+def init_xavier(vit: ViT) -> ViT:
+    """Initial weights of MoCo v3: Xavier-uniform, with q, k and v seen as matrices of their own; CLS almost 0."""
+    for name, module in vit.named_modules():
+        if isinstance(module, nn.Linear):
+            if name.endswith("qkv"):
+                bound = math.sqrt(6 / (module.in_features + module.out_features // 3))
+                nn.init.uniform_(module.weight, -bound, bound)
+            else:
+                nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+    projection = vit.patch_embed.proj
+    bound = math.sqrt(6 / (projection.weight[0].numel() + projection.out_channels))
+    nn.init.uniform_(projection.weight, -bound, bound)
+    nn.init.zeros_(projection.bias)
+    nn.init.normal_(vit.cls_token, std=1e-6)
+    return _init_mask_token(vit)
+
+
+@torch.no_grad()
+def init_truncated(vit: ViT) -> ViT:
+    """Initial weights of SimMIM and BEiT: truncated normal 0.02, what a block adds divided by sqrt(2 depth)."""
+    for module in vit.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            nn.init.zeros_(module.bias)
+    for depth, block in enumerate(vit.blocks, start=1):
+        block.attn.proj.weight /= math.sqrt(2 * depth)
+        block.mlp.fc2.weight /= math.sqrt(2 * depth)
+    nn.init.trunc_normal_(vit.cls_token, std=0.02)
+    return _init_mask_token(vit)
+
+
+def _init_mask_token(vit: ViT) -> ViT:
+    if vit.mask_token is not None:
+        nn.init.trunc_normal_(vit.mask_token, std=0.02)
+    return vit

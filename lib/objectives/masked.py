@@ -1,0 +1,90 @@
+"""Masked image modelling: SimMIM (Xie et al. 2022, "SimMIM: A Simple Framework for Masked Image Modeling").
+
+Cells of the image are hidden behind a mask token; the network sees the rest and says what the hidden pixels were.
+Mask polarity, everywhere: True is masked.
+"""
+import math
+
+import torch
+from torch import Tensor, nn
+
+from lib import random
+from lib.data.views import SIMMIM, ViewRecipe, make_view
+from lib.errors import CourseError
+from lib.models.heads import PixelDecoder
+from lib.models.vit import ViT, init_truncated
+
+
+def patchify(images: Tensor, p: int) -> Tensor:
+    """(B, 3, H, W) -> (B, N, 3 p^2), patches in reading order, pixels as row, column, channel."""
+    b, c, h, w = images.shape
+    return torch.einsum("bcypxq->byxpqc", images.reshape(b, c, h // p, p, w // p, p)).reshape(b, -1, p * p * c)
+
+
+def unpatchify(patches: Tensor, p: int) -> Tensor:
+    """The inverse for square images: (B, N, 3 p^2) -> (B, 3, H, W)."""
+    b, n, length = patches.shape
+    side, c = math.isqrt(n), length // p**2
+    return torch.einsum("byxpqc->bcypxq", patches.reshape(b, side, side, p, p, c)).reshape(b, c, side * p, side * p)
+
+
+def count_masked(side: int, cell: int, ratio: float) -> int:
+    """Patches masked in a grid of side x side patches with cells of cell x cell: ceil(ratio * cells) whole cells."""
+    if side % cell:
+        raise CourseError(f"a grid of {side} x {side} patches does not divide into cells of {cell} x {cell}")
+    if not 0 < ratio < 1:
+        raise CourseError(f"the mask ratio must lie between 0 and 1, got {ratio}")
+    return math.ceil(ratio * (side // cell) ** 2) * cell**2
+
+
+def cell_mask(keys: Tensor, side: int, cell: int, ratio: float) -> Tensor:
+    """Random masks made of whole cells, one for each key (B,): (B, side^2) bool, True is masked (SimMIM, section 3.2).
+
+    Every image has the same number of masked patches. At 224 px with patches of 16, cells of 2 patches are the paper's
+    32-pixel units: 7 x 7 cells, 30 of them masked.
+    """
+    masked = count_masked(side, cell, ratio) // cell**2
+    cells = side // cell
+    order = random.uniform(keys, cells**2).argsort(dim=1, stable=True).argsort(1)      # a random rank for every cell
+    mask = (order < masked).view(-1, cells, 1, cells, 1)
+    return mask.expand(-1, cells, cell, cells, cell).reshape(len(keys), side**2)
+
+
+class SimMIM(nn.Module):
+    """SimMIM on a ViT with a mask token: l1 distance between masked pixels and what one linear layer says of them."""
+
+    def __init__(self, backbone: ViT, mask_ratio: float = 0.6, mask_cell: int = 2, view: ViewRecipe = SIMMIM):
+        super().__init__()
+        if backbone.mask_token is None:
+            raise CourseError("SimMIM needs a backbone with a mask token: create(..., mask_token=True)")
+        self.backbone = init_truncated(backbone)
+        self.patch_size, self.side = backbone.patch_embed.patch_size[0], backbone.patch_embed.grid_size[0]
+        self.decoder = PixelDecoder(backbone.embed_dim, self.patch_size)
+        self.masked = count_masked(self.side, mask_cell, mask_ratio)
+        self.mask_ratio, self.mask_cell, self.view = mask_ratio, mask_cell, view
+
+    def prepare(self, images: Tensor, keys: Tensor) -> dict[str, Tensor]:
+        """uint8 images (B, 3, H, W), a random key each (B,) -> {"view": (B, 3, S, S) normalised, "mask": (B, N) bool}."""
+        mask = cell_mask(random.combine(keys, "mask"), self.side, self.mask_cell, self.mask_ratio)
+        view = make_view(images, self.view, self.backbone.patch_embed.img_size[0], random.combine(keys, 1))
+        return {"view": view, "mask": mask.to(view.device, non_blocking=True)}
+
+    def begin_step(self, progress: float) -> None:
+        """Nothing changes along the way; MoCo v3 and others move a momentum encoder here."""
+
+    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """-> l1 distance on masked pixels in units of ImageNet's standard deviation, a scalar, and no further logs."""
+        masked = batch["mask"].byte().argsort(dim=1, descending=True, stable=True)[:, :self.masked, None]   # (B, M, 1)
+        tokens = self.backbone.forward_features(batch["view"], batch["mask"])[:, 1:]                    # (B, N, D)
+        predicted = self.decoder(tokens.take_along_dim(masked, 1))                                      # (B, M, 3 p^2)
+        pixels = patchify(batch["view"], self.patch_size).take_along_dim(masked, 1)
+        return (predicted.float() - pixels).abs().mean(), {}
+
+    forward = loss
+
+    @torch.no_grad()
+    def reconstruct(self, batch: dict[str, Tensor]) -> Tensor:
+        """The view with its masked patches filled in by the network: (B, 3, S, S), normalised."""
+        tokens = self.backbone.forward_features(batch["view"], batch["mask"])[:, 1:]
+        predicted, pixels = self.decoder(tokens).float(), patchify(batch["view"], self.patch_size)
+        return unpatchify(torch.where(batch["mask"][..., None], predicted, pixels), self.patch_size)

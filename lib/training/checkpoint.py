@@ -1,0 +1,79 @@
+"""Checkpoints: written whole or not at all, read without running code.
+
+A run's folder holds `last.pt` and `previous.pt`, the two newest checkpoints, and at the end `backbone.safetensors`.
+There is no random state to save: every random number is a function of the seed, the epoch, the sample and the step.
+"""
+import json
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from lib.errors import CourseError
+from lib.models.vit import ViT
+
+
+def write_atomically(path: Path, write) -> None:
+    """Call write(temporary path), then move it into place, so that `path` is always whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise CourseError(f"could not write {path}: {error.strerror or error}; what was there before is unharmed") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save(folder: Path, state: dict) -> None:
+    """Write last.pt; the last.pt of before becomes previous.pt."""
+    last = folder / "last.pt"
+
+    def write(temporary: Path) -> None:
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:                                              # PyTorch's word for a full disk
+            raise OSError(str(error).splitlines()[0]) from None
+        if last.exists():
+            os.replace(last, folder / "previous.pt")
+
+    write_atomically(last, write)
+
+
+def load(folder: Path) -> dict:
+    """The newest checkpoint that can be read. Raises CourseError where there is none."""
+    damaged = []
+    for path in (folder / "last.pt", folder / "previous.pt"):
+        if not path.exists():
+            continue
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile):
+            damaged.append(str(path))
+    if damaged:
+        raise CourseError(f"{' and '.join(damaged)} cannot be read: damaged; start again in another folder")
+    raise CourseError(f"{folder} holds no checkpoint to resume from; leave --resume out to start a new run")
+
+
+def export(path: Path, backbone: ViT, recipe: dict) -> None:
+    """The backbone alone, with the recipe that made it, as safetensors."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in backbone.state_dict().items()}
+    write_atomically(path, lambda temporary: save_file(weights, temporary, metadata={"recipe": json.dumps(recipe)}))
+
+
+def read_export(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
+    """-> weights and the described recipe of an exported backbone. Raises CourseError if missing or damaged."""
+    if not path.exists():
+        raise CourseError(f"{path} does not exist; a finished run leaves a backbone.safetensors in its folder")
+    try:
+        with safe_open(path, "pt") as file:
+            recipe = json.loads((file.metadata() or {}).get("recipe", "{}"))
+            return {name: file.get_tensor(name) for name in file.keys()}, recipe  # noqa: SIM118 (not a dict)
+    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+        raise CourseError(f"{path} cannot be read ({error}): damaged; train or copy it again") from None

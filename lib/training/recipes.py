@@ -1,0 +1,126 @@
+"""Recipes: everything that a training run depends on, by objective and scale.
+
+`smoke` takes seconds on two CPU cores, `course` minutes on one GPU, `paper` is the published recipe. Every field is a flag
+of `python -m lib.training`.
+"""
+from dataclasses import asdict, dataclass, field, fields, replace
+
+from lib.errors import CourseError
+from lib.models import vit
+
+
+def option(default, text: str, choices: tuple[str, ...] = ()):
+    return field(default=default, metadata={"help": text, "choices": choices})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What all objectives share."""
+    data: str = option("shapes", "shapes, cifar10, imagenette, tiny-imagenet, imagenet, or a folder with train/ and val/")
+    difficulty: str = option("medium", "of the world of shapes", ("easy", "medium", "hard"))
+    images: int = option(0, "train on the first N images only; 0 for all (for shapes: 20,000)")
+    image_size: int = option(64, "pixels on a side of a view")
+    patch_size: int = option(8, "pixels on a side of a patch")
+    model: str = option("vit_tiny", "size of the backbone", tuple(vit.SIZES))
+    positions: str = option("sincos", "fixed sin-cos embedding, or a shared relative bias", vit.POSITIONS)
+    layer_scale: float = option(0.0, "initial layer scale; 0 for none")
+    drop_path: float = option(0.0, "rate of stochastic depth in the last block, rising from 0 in the first")
+    epochs: int = option(100, "passes over the training images")
+    batch_size: int = option(256, "images a step, over all processes")
+    learning_rate: float = option(1e-3, "peak learning rate at this batch size")
+    warmup_epochs: float = option(10, "epochs of linear warm-up")
+    warmup_start: float = option(0.0, "learning rate at the first step")
+    schedule: str = option("cosine", "after the warm-up: half a cosine to 0, or a tenth for the last eighth",
+                           ("cosine", "step"))
+    weight_decay: float = option(0.05, "of AdamW")
+    decay_all: bool = option(False, "decay biases, norms and tokens too, not only matrices")
+    beta2: float = option(0.999, "second moment decay of AdamW")
+    clip_norm: float = option(0.0, "largest gradient norm; 0 for no clipping")
+    seed: int = option(0, "of weights, order, views and masks")
+    device: str = option("auto", "auto takes a GPU if there is one", ("auto", "cpu", "cuda"))
+    precision: str = option("auto", "of the forward pass; auto is bf16 on a GPU and fp32 on a CPU", ("auto", "fp32", "bf16"))
+    compile: bool = option(False, "compile the objective with torch.compile")
+    log_every: int = option(10, "steps between lines of the log")
+    checkpoint_every: int = option(0, "steps between checkpoints; 0 for once an epoch")
+    knn_every: int = option(10, "epochs between k-NN evaluations on the validation images; 0 for never")
+
+    def __post_init__(self):
+        for name in ("image_size", "patch_size", "epochs", "batch_size", "log_every"):
+            if getattr(self, name) < 1:
+                raise CourseError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("learning_rate", "weight_decay", "warmup_epochs", "clip_norm", "images", "checkpoint_every", "knn_every",
+                     "layer_scale", "drop_path", "warmup_start"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise CourseError(f"{name} must not be negative or infinite, got {getattr(self, name)}")
+        for f in fields(self):
+            if f.metadata["choices"] and getattr(self, f.name) not in f.metadata["choices"]:
+                raise CourseError(f"{f.name} must be one of {', '.join(f.metadata['choices'])}, got {getattr(self, f.name)!r}")
+
+    def backbone(self, mask_token: bool = False) -> vit.ViT:
+        return vit.create(self.model, image_size=self.image_size, patch_size=self.patch_size, positions=self.positions,
+                          layer_scale=self.layer_scale or None, drop_path=self.drop_path, mask_token=mask_token)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoCoV3Recipe(Recipe):
+    """MoCo v3 (Chen, Xie and He 2021). Field defaults are those of the paper where the scale does not change them."""
+    hidden: int = option(4096, "width of the hidden layers of projector and predictor")
+    dim: int = option(256, "width of the space in which views are compared")
+    temperature: float = option(0.2, "of the softmax over keys")
+    momentum: float = option(0.99, "of the momentum encoder at the first step; it rises to 1")
+    freeze_patches: bool = option(True, "keep the patch projection at its random start")
+    crop_min: float = option(0.08, "smallest area of a crop, as a share of the image")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimMIMRecipe(Recipe):
+    """SimMIM (Xie et al. 2022)."""
+    mask_ratio: float = option(0.6, "share of the cells that are masked")
+    mask_cell: int = option(2, "patches on a side of a mask cell")
+    crop_min: float = option(0.67, "smallest area of a crop, as a share of the image")
+
+
+_SMOKE = dict(image_size=32, patch_size=8, model="vit_nano", difficulty="easy", images=4096, epochs=3, batch_size=128,
+              warmup_epochs=0.3, knn_every=1)
+_COURSE = dict(data="imagenette", image_size=96, patch_size=8, model="vit_tiny")
+_PAPER = dict(data="imagenet", image_size=224, patch_size=16, model="vit_base", compile=True, knn_every=10)
+
+RECIPES: dict[tuple[str, str], Recipe] = {
+    ("mocov3", "smoke"): MoCoV3Recipe(**_SMOKE, learning_rate=2e-3, hidden=256, dim=64, momentum=0.98, crop_min=0.4),
+    ("mocov3", "course"): MoCoV3Recipe(**_COURSE, epochs=400, batch_size=512, learning_rate=1.5e-3, warmup_epochs=40,
+                                       weight_decay=0.1, hidden=1024, dim=256, crop_min=0.2),
+    # MoCo v3, section 4.1 and the official README: batch 4096, lr 1.5e-4 x batch / 256, decay 0.1 on everything.
+    ("mocov3", "paper"): MoCoV3Recipe(**_PAPER, epochs=300, batch_size=4096, learning_rate=1.5e-4 * 4096 / 256,
+                                      warmup_epochs=40, weight_decay=0.1, decay_all=True),
+    ("simmim", "smoke"): SimMIMRecipe(**_SMOKE | dict(epochs=4), learning_rate=2e-3, mask_cell=1, clip_norm=5.0),
+    ("simmim", "course"): SimMIMRecipe(**_COURSE, epochs=400, batch_size=512, learning_rate=1e-3, warmup_epochs=20,
+                                       clip_norm=5.0),
+    # SimMIM, section 4.1.2, and the official ViT-B configuration: lr 1e-4 x batch / 512, a tenth from epoch 700 of 800 on.
+    ("simmim", "paper"): SimMIMRecipe(**_PAPER, epochs=800, batch_size=2048, learning_rate=1e-4 * 2048 / 512,
+                                      warmup_epochs=10, warmup_start=5e-7 * 2048 / 512, schedule="step", clip_norm=5.0,
+                                      positions="relative", layer_scale=0.1, drop_path=0.1),
+}
+OBJECTIVES = tuple(dict.fromkeys(objective for objective, _ in RECIPES))
+SCALES = ("smoke", "course", "paper")
+
+
+def recipe(objective: str, scale: str = "smoke", **changes) -> Recipe:
+    """A recipe by name, with some fields changed: `recipe("mocov3", "smoke", epochs=1)`. Raises CourseError."""
+    if (objective, scale) not in RECIPES:
+        raise CourseError(f"there is no recipe {objective!r} at scale {scale!r}; objectives are {', '.join(OBJECTIVES)}, "
+                          f"scales {', '.join(SCALES)}")
+    known = [f.name for f in fields(RECIPES[objective, scale])]
+    for name in changes:
+        if name not in known:
+            raise CourseError(f"a {objective} recipe has no field {name!r}; its fields are {', '.join(known)}")
+    return replace(RECIPES[objective, scale], **changes)
+
+
+def objective_of(r: Recipe) -> str:
+    """The name of a recipe's objective."""
+    return next(objective for (objective, _), known in RECIPES.items() if type(known) is type(r))
+
+
+def describe(r: Recipe) -> dict:
+    """A recipe as plain data, for files."""
+    return {"objective": objective_of(r)} | asdict(r)

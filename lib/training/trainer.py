@@ -1,0 +1,248 @@
+"""One trainer for all objectives.
+
+What happens at step s depends on the recipe and s alone: the order of the images, the views, the masks, the learning rate.
+So a run that is killed and resumed is, bit for bit, the run that was never killed, and several processes train like one.
+"""
+import contextlib
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from lib import distributed, random
+from lib.errors import CourseError
+from lib.training import checkpoint
+from lib.training.build import build
+from lib.training.recipes import Recipe, describe
+
+# What may change between a run and its continuation, since it does not change what is computed.
+FREE = {"device", "compile", "log_every", "checkpoint_every", "knn_every"}
+
+
+def learning_rate_at(r: Recipe, epoch: float) -> float:
+    """Learning rate at a time in epochs: linear warm-up, then half a cosine to 0, or a tenth for the last eighth."""
+    if epoch < r.warmup_epochs:
+        return r.warmup_start + (r.learning_rate - r.warmup_start) * epoch / r.warmup_epochs
+    if r.schedule == "step":
+        return r.learning_rate * (0.1 if epoch >= r.epochs * 7 / 8 else 1)
+    progress = (epoch - r.warmup_epochs) / max(r.epochs - r.warmup_epochs, 1e-9)
+    return r.learning_rate * (1 + math.cos(math.pi * min(progress, 1))) / 2
+
+
+def make_optimizer(r: Recipe, objective: nn.Module) -> torch.optim.AdamW:
+    """AdamW over what learns. Vectors and tokens are not decayed, unless the recipe decays all (MoCo v3 does)."""
+    decayed, free = [], []
+    for name, p in objective.named_parameters():
+        if p.requires_grad:
+            (free if not r.decay_all and (p.ndim == 1 or name.endswith("cls_token")) else decayed).append(p)
+    groups = [{"params": decayed, "weight_decay": r.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=r.learning_rate, betas=(0.9, r.beta2), fused=True)
+
+
+def pick_device(name: str) -> str:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise CourseError("device cuda was asked for, but PyTorch sees no CUDA GPU here; use --device cpu, or auto")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+class Trainer:
+    """Trains a recipe's objective on a source of images.
+
+        trainer = Trainer(recipe("mocov3", "smoke"), source)
+        trainer.run()
+        trainer.objective.backbone, trainer.history
+
+    folder: where to write log.jsonl, TensorBoard events, checkpoints and, at the end, backbone.safetensors; None writes
+    nothing. monitor: called with the backbone every `knn_every` epochs, returns numbers for the log. Set `stop` to end
+    after the current step, with a checkpoint. Raises CourseError if the source is smaller than a batch, if the folder holds
+    another run, if the loss is not finite.
+    """
+
+    def __init__(self, r: Recipe, source, folder: str | Path | None = None, *, resume: bool = False,
+                 monitor: Callable[[nn.Module], dict[str, float]] | None = None, progress: bool = False):
+        processes = distributed.world_size()
+        if r.batch_size % processes:
+            raise CourseError(f"a batch of {r.batch_size} images does not divide among {processes} processes")
+        if len(source) < r.batch_size:
+            raise CourseError(f"a batch of {r.batch_size} needs as many images, {source.name} has {len(source)}; "
+                              "lower --batch-size")
+        self.recipe, self.source, self.monitor, self.progress = r, source, monitor, progress
+        self.folder = Path(folder) if folder is not None else None
+        self.device = torch.device(pick_device(r.device), torch.cuda.current_device()) if pick_device(r.device) == "cuda" \
+            else torch.device("cpu")
+        self.bf16 = r.precision == "bf16" or (r.precision == "auto" and self.device.type == "cuda")
+        self.steps_per_epoch = len(source) // r.batch_size
+        self.steps = r.epochs * self.steps_per_epoch
+        self.objective = build(r).to(self.device)
+        self.optimizer = make_optimizer(r, self.objective)
+        self.step, self.stop, self.history = 0, False, []
+        self._open_folder(resume)
+        if r.compile:
+            self.objective.compile()
+        self.call = DistributedDataParallel(self.objective, broadcast_buffers=False) if processes > 1 else self.objective
+
+    # -- what a run leaves on disk ---------------------------------------------------------------------------------
+
+    def _open_folder(self, resume: bool) -> None:
+        if self.folder is None:
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CourseError(f"cannot write to {self.folder}: {error.strerror}; choose another --out") from None
+        holds_run = (self.folder / "last.pt").exists() or (self.folder / "previous.pt").exists()
+        if resume:
+            self._load(checkpoint.load(self.folder))
+        elif holds_run:
+            raise CourseError(f"{self.folder} already holds a run; add --resume to continue it, or choose another --out")
+
+    def _load(self, state: dict) -> None:
+        mine, theirs = describe(self.recipe), state["recipe"]
+        differ = [k for k in mine | theirs if k not in FREE and mine.get(k) != theirs.get(k)]
+        if differ:
+            k = differ[0]
+            raise CourseError(f"{self.folder} was begun with {k}={theirs.get(k)}, not {k}={mine.get(k)}"
+                              + (f" (also differ: {', '.join(differ[1:])})" if differ[1:] else "")
+                              + "; resume with the same recipe, or choose another --out")
+        if state["images"] != len(self.source):
+            raise CourseError(f"{self.folder} was begun on {state['images']} images, {self.source.name} now has "
+                              f"{len(self.source)}; resume with the same data, or choose another --out")
+        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.history = state["step"], state["history"]
+
+    def save(self) -> None:
+        """Write last.pt: weights of all networks, optimiser, step (and with it schedules and position), history."""
+        if self.folder is not None and distributed.rank() == 0:
+            checkpoint.save(self.folder, {"recipe": describe(self.recipe), "images": len(self.source), "step": self.step,
+                                          "objective": self.objective.state_dict(),
+                                          "optimizer": self.optimizer.state_dict(), "history": self.history})
+
+    # -- the loop ----------------------------------------------------------------------------------------------------
+
+    def batch_indices(self, step: int) -> Tensor:
+        """Which images this process sees at a step: (batch_size / processes,) int64."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if getattr(self, "_order", (None,))[0] != epoch:
+            self._order = epoch, random.permutation(random.combine(self.recipe.seed, "order", epoch), len(self.source))
+        share = self.recipe.batch_size // distributed.world_size()
+        start = place * self.recipe.batch_size + distributed.rank() * share
+        return self._order[1][start:start + share]
+
+    def prepare(self, step: int) -> dict[str, Tensor]:
+        """The views (and masks) of a step, on the device."""
+        indices = self.batch_indices(step)
+        images = self.source.images(indices).to(self.device, non_blocking=True)
+        with torch.no_grad():
+            keys = random.combine(self.recipe.seed, "views", step // self.steps_per_epoch, indices)
+            return self.objective.prepare(images, keys)
+
+    def train_step(self, step: int) -> dict[str, Tensor]:
+        """One step of the optimiser; -> loss and logs as tensors on the device, so that nothing waits for it."""
+        r, epoch = self.recipe, step / self.steps_per_epoch
+        torch.manual_seed(int(random.combine(r.seed, "step", step, distributed.rank())) % 2**63)     # for drop path
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate_at(r, epoch)
+        self.objective.train()
+        self.objective.begin_step(step / self.steps)
+        batch = self.prepare(step)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            loss, logs = self.call(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if r.clip_norm:
+            nn.utils.clip_grad_norm_(self.objective.parameters(), r.clip_norm)
+        self.optimizer.step()
+        return {"loss": loss.detach()} | {name: value.detach() for name, value in logs.items()}
+
+    def run(self) -> None:
+        """Train from where the run stands to its end, or until `stop`."""
+        r, main = self.recipe, distributed.rank() == 0
+        sums, first_bad, begun, since = {}, torch.full((), math.inf, device=self.device), time.perf_counter(), self.step
+        every = r.checkpoint_every or self.steps_per_epoch
+        with self._logs() as write, tqdm(total=self.steps * r.batch_size, initial=self.step * r.batch_size, unit="img",
+                                         unit_scale=True, disable=not (self.progress and main)) as bar:
+            while self.step < self.steps and not self.stop:
+                logs = self.train_step(self.step)
+                self.step += 1
+                first_bad = torch.where(torch.isfinite(logs["loss"]), first_bad, first_bad.clamp(max=self.step))
+                sums = {name: value + sums.get(name, 0) for name, value in logs.items()}
+                bar.update(r.batch_size)
+                end_of_epoch, last = self.step % self.steps_per_epoch == 0, self.step == self.steps
+                if self.step % r.log_every == 0 or last:
+                    self._check(first_bad)
+                    count = self.step - since
+                    line = {name: (distributed.mean(value) / count).item() for name, value in sums.items()}
+                    speed = count * r.batch_size / (time.perf_counter() - begun)
+                    line = {"step": self.step, "epoch": self.step / self.steps_per_epoch, **line,
+                            "learning_rate": self.optimizer.param_groups[0]["lr"]}
+                    self.history.append(line)
+                    write(line | {"images_per_second": round(speed, 1)})
+                    bar.set_postfix(loss=f"{line['loss']:.3f}")
+                    sums, begun, since = {}, time.perf_counter(), self.step
+                if end_of_epoch and self.monitor and r.knn_every and main and \
+                        (last or self.step // self.steps_per_epoch % r.knn_every == 0):
+                    self.objective.eval()
+                    line = {"step": self.step, "epoch": self.step / self.steps_per_epoch}
+                    line |= self.monitor(self.objective.backbone)
+                    self.history.append(line)
+                    write(line)
+                    begun, since, sums = time.perf_counter(), self.step, {}
+                if self.step % every == 0 or last or self.stop:
+                    self._check(first_bad)
+                    self.save()
+        self.objective.eval()
+        if self.step == self.steps and self.folder is not None and main:
+            checkpoint.export(self.folder / "backbone.safetensors", self.objective.backbone, describe(r))
+
+    def _check(self, first_bad: Tensor) -> None:
+        """The one place where the host waits for the device besides the log."""
+        step = distributed.earliest(first_bad).item()
+        if math.isinf(step):
+            return
+        kept = "no checkpoint was written yet"
+        if self.folder is not None and (self.folder / "last.pt").exists():
+            kept = f"the last good checkpoint is {self.folder / 'last.pt'}"
+        settings = {f.name: getattr(self.recipe, f.name) for f in fields(self.recipe)
+                    if f.name in ("learning_rate", "warmup_epochs", "batch_size", "precision", "clip_norm")}
+        described = ", ".join(f"{k}={v}" for k, v in settings.items())
+        raise CourseError(f"the loss is not a finite number at step {int(step)} ({type(self.recipe).__name__}: {described}); "
+                          f"{kept}; try a lower --learning-rate or --clip-norm 1")
+
+    @contextlib.contextmanager
+    def _logs(self):
+        """-> a function that adds a line to log.jsonl and TensorBoard. Lines after the step resumed from are dropped."""
+        if self.folder is None or distributed.rank() != 0:
+            yield lambda line: None
+            return
+        from torch.utils.tensorboard import SummaryWriter  # here, since it is slow to import
+
+        path = self.folder / "log.jsonl"
+        before = [line for line in path.read_text().splitlines() if line] if path.exists() else []
+        before = [line for line in before if _step_of(line) <= self.step]
+        checkpoint.write_atomically(path, lambda temporary: temporary.write_text("".join(line + "\n" for line in before)))
+        checkpoint.write_atomically(self.folder / "recipe.json", lambda temporary: temporary.write_text(
+            json.dumps(describe(self.recipe), indent=1) + "\n"))
+        with open(path, "a") as file, contextlib.closing(SummaryWriter(self.folder, purge_step=self.step)) as board:
+            def write(line: dict) -> None:
+                file.write(json.dumps(line) + "\n")
+                file.flush()
+                for name, value in line.items():
+                    if name not in ("step", "epoch"):
+                        board.add_scalar(name, value, line["step"])
+            yield write
+
+
+def _step_of(line: str) -> float:
+    """The step of a log line; a line cut short by a kill counts as later than all."""
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError):
+        return math.inf
