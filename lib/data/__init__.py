@@ -28,7 +28,7 @@ class Loaded:
         return len(self.all_labels)
 
     def images(self, indices: Tensor) -> Tensor:
-        return self.all_images[indices.to(self.all_images.device, non_blocking=True)]
+        return self.all_images.index_select(0, indices.to(self.all_images.device, non_blocking=True))
 
     def labels(self, indices: Tensor) -> Tensor:
         return self.all_labels[indices]

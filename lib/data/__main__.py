@@ -7,13 +7,9 @@ from pathlib import Path
 
 from torchvision import datasets
 
+from lib import cli
 from lib.data.images import KNOWN, SPLITS, candidates, data_root, how_to_get, list_images, missing, open_images
 from lib.errors import CourseError
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def list_sets(root: Path) -> None:
@@ -44,8 +40,8 @@ def fetch(name: str, root: Path) -> None:
             else:
                 datasets.Imagenette(root, size="160px", download=True)
         except (OSError, RuntimeError, http.client.HTTPException) as error:
-            raise CourseError(f"could not reach {KNOWN[name].address} ({error}): download it by hand into {root} "
-                              "and run this command again") from error
+            raise CourseError(f"could not reach {KNOWN[name].address} ({' '.join(str(error).split())}): "
+                              f"download it by hand into {root} and run this command again") from error
     print(f"{name} is in {folder}: {_counts(name, folder)}")
 
 
@@ -60,34 +56,35 @@ def _counts(name: str, folder: Path) -> str:
     return " and ".join(f"{len(list_images(name, split, folder).labels):,} {split} images" for split in SPLITS)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = Parser(prog="python -m lib.data", description="Find, fetch and pack sets of real images.")
+def main(arguments: list[str] | None = None) -> None:
+    parser = cli.Parser(prog="python -m lib.data", description="Find, fetch and pack sets of real images.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="list|fetch|pack")
     listing = commands.add_parser("list", help="the known sets and where they are")
     fetching = commands.add_parser("fetch", help="download a set")
     packing = commands.add_parser("pack", help="decode a set once, for training")
     fetching.add_argument("name", help=" or ".join(name for name, known in KNOWN.items() if not known.by_hand))
     packing.add_argument("name", help=f"{', '.join(KNOWN)}, or the path of a folder with train/ and val/")
-    packing.add_argument("--size", type=int, default=96, help="pixels a side (default: 96)")
+    packing.add_argument("--size", type=int, default=96, help="pixels a side")
     for command in (listing, fetching, packing):
-        command.add_argument("--root", type=Path, help="the folder of the sets (default: COURSE_DATA, or data/cache)")
+        command.add_argument("--root", default=argparse.SUPPRESS,
+                             help="the folder of the sets (default: COURSE_DATA, or data/cache)")
     given = parser.parse_args(arguments)
-    try:
-        root = given.root.expanduser() if given.root else data_root()
+
+    def run() -> None:
+        root = Path(given.root).expanduser() if "root" in given else data_root()
         if given.command == "list":
             list_sets(root)
         elif given.command == "fetch":
             fetch(given.name, root)
         else:
             pack(given.name, given.size, root)
-    except (CourseError, OSError) as error:
-        print(f"{parser.prog}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+
+    try:
+        cli.main(run)
     except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted", file=sys.stderr)
-        return 130
-    return 0
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -58,7 +58,7 @@ class ViewRecipe:
 
 PLAIN = ViewRecipe(ratio=(1.0, 1.0))
 SIMMIM = ViewRecipe(scale=(0.67, 1.0), flip=0.5)                                 # Xie et al. 2022, section 4.1
-MOCO_V3 = (                                                                      # Chen et al. 2021, after BYOL's table 6
+MOCO_V3 = (                                                                      # Chen et al. 2021, with the views of BYOL
     ViewRecipe(scale=(0.08, 1.0), jitter=0.8, grayscale=0.2, blur=1.0, flip=0.5),
     ViewRecipe(scale=(0.08, 1.0), jitter=0.8, grayscale=0.2, blur=0.1, solarize=0.2, flip=0.5),
 )
@@ -185,8 +185,8 @@ def draw(recipe: ViewRecipe, keys: Tensor, height: int, width: int) -> Draws:
 def make_view(images: Tensor, recipe: ViewRecipe, size: int, keys: Tensor) -> Tensor:
     """One view of each image: uint8 (B, 3, H, W), keys (B,) int64 on the CPU -> normalised float32 (B, 3, size, size).
 
-    keys = random.combine(seed, epoch, sample, view). An image with the same key gets the same view in any batch. Nothing
-    waits for the GPU. With TensorFloat-32 switched on, its values are good to about 1e-3, otherwise to 1e-6.
+    keys = random.combine(seed, epoch, sample, view). An image with the same key gets the same view in any batch, to the
+    rounding of the matrix products: about 1e-6, or 2e-3 where TensorFloat-32 is switched on. Nothing waits for the GPU.
     Raises CourseError if images, keys or size are of another kind.
     """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:

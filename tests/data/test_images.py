@@ -233,6 +233,12 @@ def test_tiny_imagenet_without_an_image_or_without_train(tmp_path, monkeypatch):
     with pytest.raises(CourseError, match="holds 2 of 3 images: incomplete"):
         open_images("tiny-imagenet", "val", S, root=tmp_path)
     draw(folder / "val" / "images" / "val_1.JPEG")
+    annotations = folder / "val" / "val_annotations.txt"
+    whole = annotations.read_text()
+    annotations.write_text(whole[:20])
+    with pytest.raises(CourseError, match="tiny-imagenet-200 cannot be used"):
+        open_images("tiny-imagenet", "val", S, root=tmp_path)
+    annotations.write_text(whole)
     (folder / "train").rename(tmp_path / "elsewhere")                            # the heap is not one class
     with pytest.raises(CourseError, match="tiny-imagenet-200 cannot be used"):
         open_images("tiny-imagenet", "val", S, root=tmp_path)
@@ -327,6 +333,18 @@ def test_course_data_names_the_root(nette, tmp_path, monkeypatch):
 
 # ---- the command line
 
+def exit_code(arguments):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    return caught.value.code
+
+
+def test_ctrl_c_is_one_line(nette, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(images, "pack", refuse(KeyboardInterrupt))
+    assert exit_code(["pack", "imagenette", "--root", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 def refuse(error):
     def download(*given, **named):
         raise error
@@ -346,7 +364,7 @@ def refuse(error):
 def test_an_error_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.setattr(datasets, "CIFAR10", refuse(urllib.error.URLError("no route\nto host")))
     monkeypatch.setattr(datasets, "Imagenette", refuse(RuntimeError("File not found or corrupted.")))
-    assert main([*arguments, "--root", str(tmp_path)]) == 2
+    assert exit_code([*arguments, "--root", str(tmp_path)]) == 2
     said = capsys.readouterr()
     assert said.err.count("\n") == 1 and said.err.endswith("\n")
     assert message in said.err and said.out == ""
@@ -354,9 +372,7 @@ def test_an_error_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, arg
 
 @pytest.mark.parametrize("arguments", [[], ["bake"], ["pack"], ["pack", "imagenette", "--size", "large"]])
 def test_a_wrong_command_is_one_line_and_exit_code_2(capsys, arguments):
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    assert caught.value.code == 2
+    assert exit_code(arguments) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
@@ -368,18 +384,18 @@ def test_course_data_that_is_no_folder_is_one_line_from_the_shell(tmp_path):
 
 
 def test_list_tells_what_is_there(nette, tmp_path, capsys):
-    assert main(["list", "--root", str(tmp_path)]) == 0
+    main(["list", "--root", str(tmp_path)])
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     assert set(lines) == set(KNOWN)
     assert f"found in {nette}: 5 train images and 3 val images" in lines["imagenette"]
     assert "not found: run" in lines["cifar10"] and "170 MB" in lines["cifar10"]
     next(nette.glob("val/*/*.JPEG")).unlink()
-    assert main(["list", "--root", str(tmp_path)]) == 0
+    main(["list", "--root", str(tmp_path)])
     assert "holds 2 of 3 images: incomplete" in capsys.readouterr().out
 
 
 def test_pack_packs_both_splits(nette, tmp_path, capsys):
-    assert main(["pack", "imagenette", "--size", "16", "--root", str(tmp_path)]) == 0
+    main(["pack", "imagenette", "--size", "16", "--root", str(tmp_path)])
     assert [line.split(": ")[1].split(",")[0] for line in capsys.readouterr().out.splitlines()] == [
         "5 images of 16 px", "3 images of 16 px"]
     paths = [tmp_path / "packed" / f"imagenette2-160-{split}-16.images" for split in ("train", "val")]
@@ -398,11 +414,11 @@ def test_fetch_downloads_what_is_missing_and_counts(nette, tmp_path, monkeypatch
     nette.rename(tmp_path / "away")
     monkeypatch.setattr(datasets, "Imagenette", imagenette)
     for _ in range(2):                                                           # the second time it is there
-        assert main(["fetch", "imagenette", "--root", str(tmp_path)]) == 0
+        main(["fetch", "imagenette", "--root", str(tmp_path)])
         assert "5 train images and 3 val images" in capsys.readouterr().out
     assert asked == ["160px"]
     next(nette.glob("val/*/*.JPEG")).unlink()                                    # cut short: say so, delete nothing
-    assert main(["fetch", "imagenette", "--root", str(tmp_path)]) == 2
+    assert exit_code(["fetch", "imagenette", "--root", str(tmp_path)]) == 2
     assert "holds 2 of 3 images: incomplete): delete" in capsys.readouterr().err
     assert nette.is_dir()
 
