@@ -26,8 +26,8 @@ def add_fields(parser: argparse.ArgumentParser, defaults) -> None:
         if isinstance(value, bool):
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, **settings)
         else:
-            parser.add_argument(flag, type=type(value), choices=f.metadata.get("choices") or None,
-                                metavar=None if f.metadata.get("choices") else type(value).__name__.upper(), **settings)
+            parser.add_argument(flag, type=f.type, choices=f.metadata.get("choices") or None,
+                                metavar=None if f.metadata.get("choices") else f.type.__name__.upper(), **settings)
 
 
 def main(program: Callable[[], None]) -> None:
@@ -37,3 +37,11 @@ def main(program: Callable[[], None]) -> None:
     except CourseError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except RuntimeError as error:                                                  # PyTorch's word for it, on any device
+        if "out of memory" not in str(error) and "allocate memory" not in str(error):
+            raise
+        print("error: not enough memory; lower --batch-size, --image-size or --images", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None

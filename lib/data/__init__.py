@@ -19,7 +19,8 @@ class Loaded:
         n = len(source) if limit is None else min(limit, len(source))
         self.name, self.split, self.size, self.classes = source.name, source.split, source.size, source.classes
         self.all_images = torch.empty(n, 3, self.size, self.size, dtype=torch.uint8, device=device)
-        for start in tqdm(range(0, n, 512), desc=f"reading {self.name}/{self.split}", disable=not progress, leave=False):
+        for start in tqdm(range(0, n, 512), desc=f"reading {self.name}/{self.split}", disable=None if progress else True,
+                          leave=False):
             indices = torch.arange(start, min(start + 512, n))
             self.all_images[start:start + 512] = source.images(indices).to(device)
         self.all_labels = source.labels(torch.arange(n))

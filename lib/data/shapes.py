@@ -69,8 +69,10 @@ def _edge(x):
 class Difficulty:
     """How hard it is to see the shape. Lengths are in half image widths, angles in degrees, the rest from 0 to 1."""
     radius: tuple[float, float]       # size of the object
+    wander: float                     # how far from the middle it may lie, as a share of the room there is
     angle: float                      # rotations go from -angle to angle
     separation: float                 # least difference in lightness between object and ground
+    inverted: float                   # share of images with a dark object on a light ground
     contrast: float                   # of the two tones of a texture
     colour: float                     # strength of random colours; 0 is a grey world
     light: float                      # strength of the light from one side
@@ -79,9 +81,9 @@ class Difficulty:
 
 
 DIFFICULTIES = {
-    "easy": Difficulty((0.55, 0.75), 15, 0.5, 0.2, 0.0, 0.0, 0, 0.02),
-    "medium": Difficulty((0.45, 0.75), 180, 0.3, 0.5, 0.15, 0.15, 2, 0.03),
-    "hard": Difficulty((0.3, 0.6), 180, 0.15, 0.8, 0.4, 0.3, 4, 0.06),
+    "easy": Difficulty((0.5, 0.85), 0.1, 10, 0.7, 0.0, 0.0, 0.0, 0.0, 0, 0.35),
+    "medium": Difficulty((0.45, 0.75), 1.0, 180, 0.3, 0.5, 0.5, 0.15, 0.15, 2, 0.03),
+    "hard": Difficulty((0.3, 0.6), 1.0, 180, 0.15, 0.5, 0.8, 0.4, 0.3, 4, 0.06),
 }
 
 
@@ -157,9 +159,9 @@ class Shapes:
         elif self.pairing == "conflict":
             texture = (shape + 1 + (9 * u[:, 1]).long()) % 10
         radius = d.radius[0] + (d.radius[1] - d.radius[0]) * u[:, 3]
-        room = (1 - radius)[:, None]                                               # the object stays in the image
+        room = d.wander * (1 - radius)[:, None]                                    # the object stays in the image
         dark, light = self._tones(u)
-        swap = (u[:, 10] < 0.5)[:, None, None]                                     # light on dark, or dark on light
+        swap = (u[:, 10] < d.inverted)[:, None, None]
         return {
             "shape": shape, "texture": texture, "ground": ground, "radius": radius,
             "position": (2 * u[:, 4:6] - 1) * room, "angle": (2 * u[:, 6] - 1) * math.radians(d.angle),

@@ -13,6 +13,7 @@ import torch
 
 from lib import cli
 from lib.data import Loaded, open_source
+from lib.errors import CourseError
 from lib.evaluation.features import POOLINGS, extract
 from lib.evaluation.linear import linear_probe
 from lib.evaluation.load import load_backbone, untrained_backbone
@@ -52,6 +53,13 @@ def evaluate() -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to run")
     parser.add_argument("--out", help="a JSON file to write")
     a = parser.parse_args()
+    if a.out:                                                                      # told now, not after the work
+        try:
+            Path(a.out).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CourseError(f"cannot write {a.out}: {error.strerror}; choose another --out") from None
+        if Path(a.out).is_dir():
+            raise CourseError(f"{a.out} is a folder; --out is the JSON file to write")
     backbone, recipe = load_backbone(a.run)
     device = pick_device(a.device)
     data, difficulty = a.data or recipe.data, a.difficulty or recipe.difficulty
@@ -71,7 +79,6 @@ def evaluate() -> None:
     if log.exists():
         result["log"] = [json.loads(line) for line in log.read_text().splitlines()]
     if a.out:
-        Path(a.out).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(Path(a.out), lambda temporary: temporary.write_text(json.dumps(result, indent=1) + "\n"))
 
 

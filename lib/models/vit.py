@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from lib.errors import CourseError
 
-# name: (dim, depth, heads). `vit_nano` is for seconds on a CPU. From `vit_small` on these are the sizes of the papers:
+# name: (dim, depth, heads). `vit_nano` is for seconds on a CPU, `vit_micro` for minutes. From `vit_small` on these are the sizes of the papers:
 # MoCo v3, Table 1 (its ViT-S has 12 heads, not DeiT's 6), ViT, Table 1. `vit_tiny` has DeiT-Ti's width and depth with
 # heads as wide as MoCo v3's ViT-S (32 numbers each), so that there are 6 to compare.
 SIZES = {
-    "vit_nano": (96, 4, 6),
+    "vit_nano": (48, 3, 3),
+    "vit_micro": (96, 6, 3),
     "vit_tiny": (192, 12, 6),
     "vit_small": (384, 12, 12),
     "vit_base": (768, 12, 12),
@@ -69,7 +70,7 @@ class ViT(VisionTransformer):
             raise CourseError(f"a ViT has no positions {positions!r}; choose one of {', '.join(POSITIONS)}")
         if image_size % patch_size:
             raise CourseError(f"images of {image_size} pixels do not divide into patches of {patch_size}; "
-                              f"try {image_size // patch_size * patch_size} pixels")
+                              f"try {max(image_size // patch_size, 1) * patch_size} pixels")
         if dim % heads:
             raise CourseError(f"a width of {dim} does not divide into {heads} heads")
         super().__init__(img_size=image_size, patch_size=patch_size, embed_dim=dim, depth=depth, num_heads=heads,

@@ -18,9 +18,12 @@ FITS = 40e9                                                                     
 
 def parse() -> tuple[str, str, Recipe, str, bool]:
     """-> objective, scale, recipe, folder, resume. The scale chosen decides the defaults of all other flags."""
-    first = cli.Parser(prog="python -m lib.training", add_help=False)
+    first = cli.Parser(prog="python -m lib.training", add_help=False, conflict_handler="resolve")
     first.add_argument("objective", choices=OBJECTIVES, nargs="?", default=OBJECTIVES[0])
     first.add_argument("--scale", choices=SCALES, default="smoke")
+    first.add_argument("--out")
+    for r in RECIPES.values():                                                     # so that it knows which flags take a value
+        cli.add_fields(first, r)
     known, _ = first.parse_known_args([a for a in sys.argv[1:] if a not in ("-h", "--help")])
     defaults = RECIPES[known.objective, known.scale]
     parser = cli.Parser(prog="python -m lib.training", description=f"Train {known.objective} at scale {known.scale}. "

@@ -83,6 +83,7 @@ class Trainer:
         self.objective = build(r).to(self.device)
         self.optimizer = make_optimizer(r, self.objective)
         self.step, self.stop, self.history = 0, False, []
+        self.pending, self.since = {}, 0                          # sums of what was logged since a step, for the next line
         self._open_folder(resume)
         if r.compile:
             self.objective.compile()
@@ -114,16 +115,22 @@ class Trainer:
         if state["images"] != len(self.source):
             raise CourseError(f"{self.folder} was begun on {state['images']} images, {self.source.name} now has "
                               f"{len(self.source)}; resume with the same data, or choose another --out")
-        self.objective.load_state_dict(state["objective"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.history = state["step"], state["history"]
+        try:
+            self.objective.load_state_dict(state["objective"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError):
+            raise CourseError(f"the weights in {self.folder} do not fit this recipe: they were written by another version of "
+                              "the course; choose another --out") from None
+        self.step, self.history, self.since = state["step"], state["history"], state["pending"]["since"]
+        self.pending = {name: value.to(self.device) for name, value in state["pending"]["sums"].items()}
 
     def save(self) -> None:
         """Write last.pt: weights of all networks, optimiser, step (and with it schedules and position), history."""
+        pending = {"since": self.since, "sums": {name: distributed.mean(value) for name, value in self.pending.items()}}
         if self.folder is not None and distributed.rank() == 0:
             checkpoint.save(self.folder, {"recipe": describe(self.recipe), "images": len(self.source), "step": self.step,
-                                          "objective": self.objective.state_dict(),
-                                          "optimizer": self.optimizer.state_dict(), "history": self.history})
+                                          "objective": self.objective.state_dict(), "history": self.history,
+                                          "optimizer": self.optimizer.state_dict(), "pending": pending})
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 
@@ -165,28 +172,31 @@ class Trainer:
     def run(self) -> None:
         """Train from where the run stands to its end, or until `stop`."""
         r, main = self.recipe, distributed.rank() == 0
-        sums, first_bad, begun, since = {}, torch.full((), math.inf, device=self.device), time.perf_counter(), self.step
-        every = r.checkpoint_every or self.steps_per_epoch
+        first_bad, begun, timed_from = torch.full((), math.inf, device=self.device), time.perf_counter(), self.step
+        stop, every = False, r.checkpoint_every or self.steps_per_epoch
         with self._logs() as write, tqdm(total=self.steps * r.batch_size, initial=self.step * r.batch_size, unit="img",
                                          unit_scale=True, disable=not (self.progress and main)) as bar:
-            while self.step < self.steps and not self.stop:
+            while self.step < self.steps and not stop:
                 logs = self.train_step(self.step)
                 self.step += 1
                 first_bad = torch.where(torch.isfinite(logs["loss"]), first_bad, first_bad.clamp(max=self.step))
-                sums = {name: value + sums.get(name, 0) for name, value in logs.items()}
+                self.pending = {name: value + self.pending.get(name, 0) for name, value in logs.items()}
                 bar.update(r.batch_size)
                 end_of_epoch, last = self.step % self.steps_per_epoch == 0, self.step == self.steps
+                stop = self.stop if distributed.world_size() == 1 else False
                 if self.step % r.log_every == 0 or last:
                     self._check(first_bad)
-                    count = self.step - since
-                    line = {name: (distributed.mean(value) / count).item() for name, value in sums.items()}
-                    speed = count * r.batch_size / (time.perf_counter() - begun)
+                    if distributed.world_size() > 1:               # a signal may reach one process a step before another
+                        stop = distributed.mean(torch.tensor(float(self.stop), device=self.device)).item() > 0
+                    count = self.step - self.since
+                    line = {name: (distributed.mean(value) / count).item() for name, value in self.pending.items()}
+                    speed = (self.step - timed_from) * r.batch_size / (time.perf_counter() - begun)
                     line = {"step": self.step, "epoch": self.step / self.steps_per_epoch, **line,
                             "learning_rate": self.optimizer.param_groups[0]["lr"]}
                     self.history.append(line)
                     write(line | {"images_per_second": round(speed, 1)})
                     bar.set_postfix(loss=f"{line['loss']:.3f}")
-                    sums, begun, since = {}, time.perf_counter(), self.step
+                    self.pending, self.since, begun, timed_from = {}, self.step, time.perf_counter(), self.step
                 if end_of_epoch and self.monitor and r.knn_every and main and \
                         (last or self.step // self.steps_per_epoch % r.knn_every == 0):
                     self.objective.eval()
@@ -194,13 +204,17 @@ class Trainer:
                     line |= self.monitor(self.objective.backbone)
                     self.history.append(line)
                     write(line)
-                    begun, since, sums = time.perf_counter(), self.step, {}
-                if self.step % every == 0 or last or self.stop:
-                    self._check(first_bad)
+                    begun, timed_from = time.perf_counter(), self.step
+                if self.step % every == 0 or last or stop:
+                    self._check(torch.where(self._weights_finite(), first_bad, first_bad.clamp(max=self.step)))
                     self.save()
         self.objective.eval()
         if self.step == self.steps and self.folder is not None and main:
             checkpoint.export(self.folder / "backbone.safetensors", self.objective.backbone, describe(r))
+
+    def _weights_finite(self) -> Tensor:
+        """-> a scalar bool on the device: a finite loss may still have led to a step that no checkpoint should keep."""
+        return torch.stack(torch._foreach_norm(list(self.objective.parameters()))).isfinite().all()
 
     def _check(self, first_bad: Tensor) -> None:
         """The one place where the host waits for the device besides the log."""
@@ -213,8 +227,8 @@ class Trainer:
         settings = {f.name: getattr(self.recipe, f.name) for f in fields(self.recipe)
                     if f.name in ("learning_rate", "warmup_epochs", "batch_size", "precision", "clip_norm")}
         described = ", ".join(f"{k}={v}" for k, v in settings.items())
-        raise CourseError(f"the loss is not a finite number at step {int(step)} ({type(self.recipe).__name__}: {described}); "
-                          f"{kept}; try a lower --learning-rate or --clip-norm 1")
+        raise CourseError(f"the loss, or a weight, is not a finite number at step {int(step)} "
+                          f"({type(self.recipe).__name__}: {described}); {kept}; try a lower --learning-rate or --clip-norm 1")
 
     @contextlib.contextmanager
     def _logs(self):
@@ -225,7 +239,7 @@ class Trainer:
         from torch.utils.tensorboard import SummaryWriter  # here, since it is slow to import
 
         path = self.folder / "log.jsonl"
-        before = [line for line in path.read_text().splitlines() if line] if path.exists() else []
+        before = [line for line in path.read_text(errors="replace").splitlines() if line] if path.exists() else []
         before = [line for line in before if _step_of(line) <= self.step]
         checkpoint.write_atomically(path, lambda temporary: temporary.write_text("".join(line + "\n" for line in before)))
         checkpoint.write_atomically(self.folder / "recipe.json", lambda temporary: temporary.write_text(

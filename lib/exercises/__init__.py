@@ -1,0 +1,55 @@
+"""The instant checks of the chapters' exercises, one module a chapter.
+
+A check prints one line: that the answer is right, that it is not written yet, or what came, what was expected and which
+mistake makes the two differ. To name the mistake, it makes the usual ones itself and looks which gives the same result.
+"""
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lib.errors import CourseError
+
+
+def check(judge: Callable) -> Callable:
+    """Make a check of a judge. judge(answer) returns what is right with the answer, or raises CourseError.
+
+    The check prints that and returns whether the answer is right. It raises nothing, so that a notebook whose exercises
+    are still stubs runs to its end.
+    """
+    @functools.wraps(judge)
+    def checked(answer: Callable) -> bool:
+        try:
+            with torch.no_grad():
+                print(f"Right. {judge(answer)}")
+            return True
+        except NotImplementedError:
+            print(f"Not yet: write `{answer.__name__}`, then run this cell again.")
+        except CourseError as error:
+            print(f"Not right: {error}")
+        except Exception as error:                               # whatever a student's code may raise
+            print(f"Not right: `{answer.__name__}` stopped with {type(error).__name__}: {error}")
+        return False
+    return checked
+
+
+def compare(got, expected: Tensor, mistakes: dict[str, Tensor], given: str) -> None:
+    """Raise CourseError unless `got` equals `expected` to 1e-5.
+
+    mistakes: what to say -> the result of that mistake. given: what the answer was given, for the message.
+    """
+    if not isinstance(got, Tensor):
+        raise CourseError(f"{given}, a tensor was expected, and a {type(got).__name__} came. Is the return missing?")
+    hint = next((text for text, wrong in mistakes.items() if alike(got, wrong)), "")
+    if got.shape != expected.shape:
+        raise CourseError(f"{given}, the shape {tuple(expected.shape)} was expected, and {tuple(got.shape)} came. {hint}")
+    if not alike(got, expected):
+        place = (got.double() - expected).abs().nan_to_num(torch.inf).flatten().argmax()
+        index = tuple(int(i) for i in torch.unravel_index(place, expected.shape))
+        raise CourseError(f"{given}, {expected[index]:.4f} was expected at {list(index)}, and {got[index]:.4f} came. {hint}")
+
+
+def alike(a: Tensor, b: Tensor) -> bool:
+    """The same shape, and the same numbers to 1e-5?"""
+    return a.shape == b.shape and torch.allclose(a.double(), b.double(), rtol=0, atol=1e-5)
