@@ -13,17 +13,20 @@ from lib.errors import CourseError
 
 
 class Loaded:
-    """A source held in memory, on any device: any other source, read once. `limit` keeps only the first images."""
+    """A source held in memory, on any device: any other source, read once.
+
+    `limit` keeps so many images at even steps through the set, and so of every class where a set is sorted by class.
+    """
 
     def __init__(self, source, device: str | torch.device = "cpu", limit: int | None = None, progress: bool = False):
         n = len(source) if limit is None else min(limit, len(source))
         self.name, self.split, self.size, self.classes = source.name, source.split, source.size, source.classes
         self.all_images = torch.empty(n, 3, self.size, self.size, dtype=torch.uint8, device=device)
+        kept = torch.arange(n) * len(source) // n
         for start in tqdm(range(0, n, 512), desc=f"reading {self.name}/{self.split}", disable=None if progress else True,
                           leave=False):
-            indices = torch.arange(start, min(start + 512, n))
-            self.all_images[start:start + 512] = source.images(indices).to(device)
-        self.all_labels = source.labels(torch.arange(n))
+            self.all_images[start:start + 512] = source.images(kept[start:start + 512]).to(device)
+        self.all_labels = source.labels(kept)
 
     def __len__(self) -> int:
         return len(self.all_labels)
@@ -38,8 +41,8 @@ class Loaded:
 def open_source(name: str, split: str, size: int, limit: int | None = None, difficulty: str = "medium"):
     """A source by name: "shapes", a real set ("cifar10", "imagenette", "tiny-imagenet", "imagenet"), or a folder.
 
-    split is "train" or "val". `limit` keeps the first images; `shapes` makes as many as asked for (20,000 by default to
-    train on, 4,000 to validate on). Raises CourseError, in one line, if there is no such set or it is not on disk.
+    split is "train" or "val". `limit` keeps so many, evenly spread; `shapes` makes as many as asked for (20,000 by default
+    to train on, 4,000 to validate on). Raises CourseError, in one line, if there is no such set or it is not on disk.
     """
     if limit is not None and limit < 1:
         raise CourseError(f"at least 1 image is needed, got a limit of {limit}")

@@ -49,7 +49,7 @@ def evaluate() -> None:
     parser.add_argument("--data", help="evaluate on another set than it was trained on")
     parser.add_argument("--difficulty", choices=("easy", "medium", "hard"), help="of shapes, if not that of the training")
     parser.add_argument("--pooling", choices=POOLINGS, help="the objective's own if left out: cls for mocov3, mean for simmim")
-    parser.add_argument("--images", type=int, help="use the first N training images only")
+    parser.add_argument("--images", type=int, help="use N training images only, evenly spread over the set")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to run")
     parser.add_argument("--out", help="a JSON file to write")
     a = parser.parse_args()

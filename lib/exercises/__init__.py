@@ -20,16 +20,17 @@ def check(judge: Callable) -> Callable:
     """
     @functools.wraps(judge)
     def checked(answer: Callable) -> bool:
+        name = getattr(answer, "__name__", "the answer")
         try:
             with torch.no_grad():
                 print(f"Right. {judge(answer)}")
             return True
         except NotImplementedError:
-            print(f"Not yet: write `{answer.__name__}`, then run this cell again.")
+            print(f"Not yet: write `{name}`, then run this cell again.")
         except CourseError as error:
             print(f"Not right: {error}")
         except Exception as error:                               # whatever a student's code may raise
-            print(f"Not right: `{answer.__name__}` stopped with {type(error).__name__}: {error}")
+            print(f"Not right: `{name}` stopped with {type(error).__name__}: {error}")
         return False
     return checked
 

@@ -57,20 +57,18 @@ def check_masked_attention(masked_attention) -> str:
         "The logits are not divided by sqrt(d).": look(hidden * math.sqrt(d)),
         "You divide by d; the root is missing.": look(hidden / math.sqrt(d)),
         "The softmax runs over the queries: a row of the attention, over all keys, must sum to 1.":
-            look(hidden, dim=-2),
+            look(logits.masked_fill(keys, -1e9), dim=-2),
         "The mask comes after the softmax, so the rows no longer sum to 1: hide the logits, then take the softmax.":
             logits.softmax(-1).masked_fill(keys, 0) @ v,
         "You set hidden logits to 0, which is a logit like another: exp(0) is 1. It takes minus infinity.":
             look(logits.masked_fill(keys, 0)),
         "You hide queries instead of keys: the mask belongs to the last axis, mask[:, None, None, :].":
-            look(logits.masked_fill(queries, -torch.inf)),
-        "You hide queries instead of keys: the mask belongs to the last axis, mask[:, None, None, :]. ":
             look(logits.masked_fill(queries, -1e9)),
     }
     got = masked_attention(q.clone(), k.clone(), v.clone(), mask.clone())
     if isinstance(got, Tensor) and got.isnan().any():
-        raise CourseError("the result holds nan. Two causes: a row whose logits are all minus infinity (do you hide "
-                          "queries instead of keys?), or a mask that was multiplied with infinity.")
+        raise CourseError("the result holds nan, which is what a softmax over nothing but minus infinity gives. Does your "
+                          "softmax run over the keys (dim=-1), and does the mask hide keys (mask[:, None, None, :])?")
     compare(got, look(hidden), mistakes, f"For {tokens} tokens of which 2 and 1 are hidden")
     return "Nothing flows from a hidden token, and every row still sums to 1."
 
@@ -122,13 +120,9 @@ def check_block_cost(block_cost) -> str:
             "These are weights: every token passes through them, so multiply by N.": 12 * d * d,
         }
         got = block_cost(n, d)
-        if not isinstance(got, int | float) or got != expected:
-            hint = mistakes_hint(got, mistakes)
-            raise CourseError(f"for {n} tokens of width {d}, {expected:,} multiply-adds were expected, "
-                              f"and {got:,} came. {hint}" if isinstance(got, int | float) else
-                              f"a number was expected, and a {type(got).__name__} came. Is the return missing?")
+        if not isinstance(got, int | float):
+            raise CourseError(f"a number was expected, and a {type(got).__name__} came. Is the return missing?")
+        if got != expected:
+            hint = next((text for text, wrong in mistakes.items() if got == wrong), "")
+            raise CourseError(f"for {n} tokens of width {d}, {expected:,} was expected, and {got:,} came. {hint}")
     return "PyTorch's counter finds the same for timm's block, to the last multiply-add."
-
-
-def mistakes_hint(got, mistakes: dict[str, int]) -> str:
-    return next((text for text, wrong in mistakes.items() if got == wrong), "")

@@ -18,7 +18,7 @@ class Recipe:
     """What all objectives share."""
     data: str = option("shapes", "shapes, cifar10, imagenette, tiny-imagenet, imagenet, or a folder with train/ and val/")
     difficulty: str = option("medium", "of the world of shapes", ("easy", "medium", "hard"))
-    images: int = option(0, "train on the first N images only; 0 for all (for shapes: 20,000)")
+    images: int = option(0, "train on N images only, evenly spread over the set; 0 for all (for shapes: 20,000)")
     image_size: int = option(64, "pixels on a side of a view")
     patch_size: int = option(8, "pixels on a side of a patch")
     model: str = option("vit_tiny", "size of the backbone", tuple(vit.SIZES))
