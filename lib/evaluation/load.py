@@ -15,11 +15,16 @@ def load_backbone(path: str | Path) -> tuple[ViT, Recipe]:
     path = Path(path)
     path = path / "backbone.safetensors" if path.is_dir() else path
     weights, described = read_export(path)
+    if not described:
+        raise CourseError(f"{path} holds weights but no recipe: it is not a backbone that this course trained")
     recipe = from_description(described)
     backbone = build(recipe).backbone
-    mismatch = set(weights) ^ set(backbone.state_dict())
-    if mismatch:
-        raise CourseError(f"{path} does not fit its own recipe: {sorted(mismatch)[0]} is missing or left over")
+    shapes = {name: tuple(tensor.shape) for name, tensor in backbone.state_dict().items()}
+    for name in sorted(shapes.keys() | weights.keys()):
+        if name not in weights or tuple(weights[name].shape) != shapes.get(name):
+            has = tuple(weights[name].shape) if name in weights else "missing"
+            raise CourseError(f"{path} does not fit its own recipe: {name} is {has}, expected {shapes.get(name, 'no such weight')}; "
+                              "it was written by another version of the course")
     backbone.load_state_dict(weights)
     return backbone.eval(), recipe
 

@@ -15,11 +15,11 @@ from lib.errors import CourseError
 def check(judge: Callable) -> Callable:
     """Make a check of a judge. judge(answer) returns what is right with the answer, or raises CourseError.
 
-    The check prints that and returns whether the answer is right. It raises nothing, so that a notebook whose exercises
-    are still stubs runs to its end.
+    The check prints that and returns True or False, or None where the answer is still a stub. It raises nothing, so that
+    a notebook whose exercises are not done runs to its end.
     """
     @functools.wraps(judge)
-    def checked(answer: Callable) -> bool:
+    def checked(answer: Callable) -> bool | None:
         name = getattr(answer, "__name__", "the answer")
         try:
             with torch.no_grad():
@@ -27,8 +27,9 @@ def check(judge: Callable) -> Callable:
             return True
         except NotImplementedError:
             print(f"Not yet: write `{name}`, then run this cell again.")
+            return None
         except CourseError as error:
-            print(f"Not right: {error}")
+            print(f"Not right: {error}".rstrip())
         except Exception as error:                               # whatever a student's code may raise
             print(f"Not right: `{name}` stopped with {type(error).__name__}: {error}")
         return False

@@ -1,7 +1,7 @@
 """The Vision Transformer of the course: timm's, with what self-supervision needs (Dosovitskiy et al. 2021).
 
 What it adds to `timm.models.VisionTransformer`: a mask token (SimMIM, section 3.1), fixed sin-cos positions with a patch
-projection that may stay frozen (MoCo v3, section 4.1), a shared relative position bias (SimMIM on ViT, after BEiT), and
+projection that may stay frozen (MoCo v3), a shared relative position bias (SimMIM on ViT, after BEiT), and
 named intermediates. The names of the weights are timm's, so whatever reads a timm ViT reads this one.
 """
 import math
@@ -27,7 +27,7 @@ POSITIONS = ("sincos", "relative")
 
 
 def sincos_positions(grid: tuple[int, int], dim: int, temperature: float = 10_000.0) -> Tensor:
-    """Fixed 2-D sine-cosine position embedding: (rows * columns, dim) (MoCo v3, section 4.1).
+    """Fixed 2-D sine-cosine position embedding: (rows * columns, dim) (MoCo v3).
 
     The first half of the channels encodes the column, the second the row; each half holds sines, then cosines, of the
     position divided by temperature^(k / (dim / 4)). Raises CourseError where dim is not a multiple of 4.
@@ -105,6 +105,10 @@ class ViT(VisionTransformer):
         for block in self.blocks:
             tokens = block(tokens, attn_mask=bias)
         return self.norm(tokens)
+
+    def forward(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
+        """-> the CLS token after the final LayerNorm: (B, D)."""
+        return self.forward_head(self.forward_features(images, mask))
 
     def intermediates(self, images: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
         """Every stop on the way, by name: "embedding", "block1.attention", "block1", ..., "norm"; each (B, 1 + N, D).

@@ -3,8 +3,10 @@
 A run's folder holds `last.pt` and `previous.pt`, the two newest checkpoints, and at the end `backbone.safetensors`.
 There is no random state to save: every random number is a function of the seed, the epoch, the sample and the step.
 """
+import contextlib
 import json
 import os
+import zipfile
 from pathlib import Path
 
 import torch
@@ -52,12 +54,21 @@ def load(folder: Path) -> dict:
         if not path.exists():
             continue
         try:
+            with zipfile.ZipFile(path) as file:
+                if file.testzip():                                                 # torch.load does not compare checksums
+                    raise OSError("a checksum is wrong")
             state = torch.load(path, map_location="cpu", weights_only=True)
-            return {key: state[key] for key in KEYS}
+            if set(state) != set(KEYS):
+                raise ValueError("another program wrote this")
         except Exception:                                         # a damaged file makes torch.load raise nearly anything
-            damaged.append(str(path))
+            damaged.append(path)
+            continue
+        for bad in damaged:                                       # out of the way, or the next save would keep it
+            with contextlib.suppress(FileNotFoundError):          # another process may have been first
+                bad.rename(bad.with_name(f"{bad.name}.damaged"))
+        return state
     if damaged:
-        raise CourseError(f"{' and '.join(damaged)} cannot be read: damaged; start again in another folder")
+        raise CourseError(f"{' and '.join(map(str, damaged))} cannot be read: damaged; start again in another folder")
     raise CourseError(f"{folder} holds no checkpoint to resume from; leave --resume out to start a new run")
 
 

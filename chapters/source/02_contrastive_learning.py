@@ -1,0 +1,572 @@
+# %% [markdown]
+# # 02 · Contrastive learning
+#
+# **After this chapter you can train a Vision Transformer without a single label, show that it groups images by shape far
+# better than it did before, and say which part keeps it from giving every image the same answer.**
+#
+# You will be able to
+#
+# 1. make two *views* of an image and say what they share and what they do not;
+# 2. write the InfoNCE loss as a loop, as one matrix product, and check one against the other;
+# 3. say what the momentum encoder, the predictor and the negatives of MoCo v3 are for;
+# 4. train MoCo v3 on a CPU in seconds, and measure it with k nearest neighbours;
+# 5. make a network collapse on purpose, and see the collapse in a number.
+#
+# *You need:* chapter 01, PyTorch. *Time:* about 45 minutes to read; the cells run in under a minute on a CPU.
+
+# %%
+import matplotlib.pyplot as plt
+import torch
+import torch.nn.functional as F
+
+from lib.data import Loaded, Shapes, views
+from lib.objectives.contrastive import info_nce, momentum_at
+from lib.training.recipes import recipe
+from lib.viz import plots
+
+plots.style()
+torch.set_num_threads(1);           # sums come in the same order on every machine with the same kind of processor
+
+# %% [markdown]
+# Numbers after the sign ≈ come from networks trained in this notebook. Their last digits differ between processors.
+#
+# ## 1. Two views of one image
+#
+# Cover the labels and ask: which of these pictures show *the same thing*? Without labels the only pictures of which you can
+# be sure are two distorted copies of one image. They are called **views**.
+
+# %%
+world = Shapes("train", size=64, difficulty="medium")
+images = world.images(torch.arange(6))                             # (6, 3, 64, 64) uint8
+keys = torch.arange(6)                                             # one random key for each image
+first = views.make_view(images, views.MOCO_V3[0], size=64, keys=keys)
+second = views.make_view(images, views.MOCO_V3[1], size=64, keys=keys + 100)
+
+# %%
+shown = torch.cat([images / 255, views.denormalize(first), views.denormalize(second)])
+titles = [*(f"image {i}" for i in range(6)), *["view 1"] * 6, *["view 2"] * 6]
+figure = plots.image_grid(shown, titles, rows=3)
+plots.show(figure, alt="Six images of shapes, and below each two views of it: other crops, colours, blur and mirror images.")
+
+# %% [markdown]
+# Each column is one image. Position, size, colour and sharpness change from view to view; what a crop happens to hold of the
+# object and its texture stays. MoCo v3 draws a crop of 8 to 100 % of the area, then flips, shifts colours, turns some views
+# grey, blurs nearly all first views and few second ones, and solarises (inverts the bright part of) a fifth of the second
+# ones. **A network that must recognise the pair can only use what survives all this.**
+#
+# Each image has a draw of its own, made from a *key*. The same key gives the same view, in any batch and in any order:
+
+# %%
+again = views.make_view(images[2:3], views.MOCO_V3[0], size=64, keys=keys[2:3])
+print("image 2 alone, same key:     same view?", torch.allclose(again[0], first[2], atol=1e-5))
+other = views.make_view(images[2:3], views.MOCO_V3[0], size=64, keys=keys[2:3] + 1)
+print("image 2 alone, another key:  same view?", torch.allclose(other[0], first[2], atol=1e-5))
+
+# %% [markdown]
+# That is how a training run that was interrupted can go on as if nothing had happened (`lib/random.py`).
+#
+# ## 2. Find your partner
+#
+# Take a batch of images and two views of each. The network turns view 1 of image $i$ into a **query** $q_i$, view 2 of image
+# $j$ into a **key** $k_j$. The task is a matching game: query $i$ must find key $i$ among all keys of the batch.
+#
+# **Predict, then run.** Below are the cosine similarities of 4 queries and 4 keys that we make up, with the partners on the
+# diagonal. Each query chooses among the keys by a softmax. Which temperature makes it choose more firmly, 1 or 0.2?
+
+# %%
+similarity = torch.tensor([[0.9, 0.2, 0.1, 0.0],
+                           [0.1, 0.5, 0.4, 0.2],
+                           [0.0, 0.3, 0.6, 0.1],
+                           [0.2, 0.7, 0.1, 0.3]])                  # row: query, column: key
+figure, axes = plt.subplots(1, 3, figsize=(7, 2.4))
+panels = {"cosine similarity": similarity, "softmax, temperature 1": similarity.softmax(1),
+          "softmax, temperature 0.2": (similarity / 0.2).softmax(1)}
+for axis, (title, panel) in zip(axes, panels.items()):
+    axis.imshow(panel, vmin=0, vmax=1)
+    axis.set(title=title, xlabel="key", ylabel="query", xticks=range(4), yticks=range(4))
+    for row, column in torch.cartesian_prod(torch.arange(4), torch.arange(4)).tolist():
+        value = panel[row, column].item()
+        axis.text(column, row, f"{value:.1f}", ha="center", va="center", color="black" if value > 0.5 else "white")
+plots.show(figure, alt="Three 4 by 4 maps: similarities, and softmax choices. A low temperature makes rows choose one key.")
+
+# %% [markdown]
+# 0.2 chooses more firmly: the right map is nearly one key a row. Query 3 is firmly wrong, it takes key 1 for its own, and
+# pays for it. What it pays is the cross-entropy of choosing the partner, **InfoNCE**:
+#
+# $$ \mathcal{L}_q = -\log \frac{\exp(q \cdot k_+ / \tau)}{\exp(q \cdot k_+ / \tau) + \sum_{k_-} \exp(q \cdot k_- / \tau)} $$
+#
+# with queries and keys of length 1, so that $q \cdot k$ is a cosine. $k_+$ is the partner, the $k_-$ are **negatives**: the
+# keys of all other images of the batch. As a loop, it reads like the formula:
+
+# %%
+def info_nce_loop(queries, keys, temperature):
+    loss = 0.0
+    for i, query in enumerate(queries):
+        scores = [torch.cosine_similarity(query, key, dim=0) / temperature for key in keys]
+        loss -= scores[i] - torch.stack(scores).logsumexp(0)
+    return loss / len(queries)
+
+
+# %% [markdown]
+# And as one matrix product, (B, D) times (D, B), followed by the cross-entropy that you know from classification. The
+# "classes" are the images of the batch, and the right class of query $i$ is $i$:
+
+# %%
+def info_nce_matrix(queries, keys, temperature):
+    logits = F.normalize(queries) @ F.normalize(keys).T / temperature              # (B, B)
+    return F.cross_entropy(logits, torch.arange(len(queries)))
+
+
+# %%
+torch.manual_seed(0)
+q, k = torch.randn(2, 8, 16)                                                       # two of (8, 16)
+loop, matrix = info_nce_loop(q, k, 0.2), info_nce_matrix(q, k, 0.2)
+library, accuracy = info_nce(q, k, 0.2)
+print("loop = matrix:              ", torch.allclose(loop, matrix, atol=1e-6))
+print("lib = 2 x temperature x this:", torch.allclose(library, 2 * 0.2 * matrix, atol=1e-6))
+
+# %% [markdown]
+# The library multiplies by $2\tau$, as MoCo v3 does: it keeps the size of the gradient from changing with the temperature.
+#
+# Two answers you know beforehand. If all keys are the same, the query can only guess, and the loss is the logarithm of the
+# number of keys. If queries equal their keys and all others are opposite, it is nearly 0.
+
+# %%
+same = torch.ones(128, 16)
+print(f"all keys the same: {info_nce_matrix(same, same, 0.2):.4f}, log of 128: {torch.tensor(128.).log():.4f}")
+opposite = torch.tensor([[1.0], [-1.0]])
+print(f"partners equal, the other opposite: {info_nce_matrix(opposite, opposite, 0.2):.4f}")
+
+# %% [markdown]
+# The library's loss is $2\tau$ times that, once for each direction: 2 × 0.4 × 4.85 = **3.88**. A training loss that stays
+# there has learned nothing.
+#
+# ## 3. The other network
+#
+# In MoCo v3, queries and keys do not come from the same network. The **online** network makes the queries and learns. The
+# **momentum** network makes the keys; it has no gradient and is a slow average of the online one:
+#
+# $$ \theta_\text{momentum} \leftarrow m\,\theta_\text{momentum} + (1 - m)\,\theta_\text{online} $$
+#
+# ```text
+#   view 1 ── backbone ── projector ── predictor ── query ─┐
+#                │ average     │ average                    ├─ InfoNCE      (and the same with the views exchanged)
+#   view 2 ── backbone ── projector ───────────────  key  ─┘
+#              momentum     momentum                no gradient
+# ```
+#
+# How slow is slow? Here a weight of the online network jumps about while it drifts from 0 to 1.
+
+# %%
+torch.manual_seed(0)
+online = torch.linspace(0, 1, 300) + 0.15 * torch.randn(300)
+averages = {m: [online[0]] for m in (0.9, 0.99)}
+for value in online[1:]:
+    for m, average in averages.items():
+        average.append(m * average[-1] + (1 - m) * value)
+
+# %%
+figure, axis = plt.subplots()
+axis.plot(online, color=plots.COLORS["untrained"], lw=0.8, label="online")
+for (m, average), color in zip(averages.items(), (plots.COLORS["dino"], plots.COLORS["mocov3"])):
+    axis.plot(average, color=color, lw=2, label=f"momentum {m}")
+axis.set(xlabel="step", ylabel="a weight", title="The average is smoother, and late")
+axis.legend()
+plots.show(figure, alt="A jumping curve that rises from 0 to 1, and two averages: 0.99 is smoother and lags further behind.")
+
+# %% [markdown]
+# Momentum 0.99 is steadier and about a hundred steps late, 0.9 follows within ten. The keys are the targets of the game, and
+# a target that jumps is hard to hit. MoCo v3 lets the momentum rise from 0.99 to 1 along half a cosine: the targets stand
+# ever stiller. The printed values are at the start, half-way and at the end.
+
+# %%
+print([round(momentum_at(progress, start=0.99), 4) for progress in (0, 0.5, 1)])
+
+# %% [markdown]
+# ## 4. Train one
+#
+# The course's world has an easy end made for this: grey images, one shape near the middle, much noise. No label is used to
+# train. Afterwards we use labels to ask one question: do the nearest neighbours of an image show the same shape?
+
+# %%
+settings = recipe("mocov3", "smoke", device="cpu")
+train = Loaded(Shapes("train", settings.image_size, settings.images, "easy"))
+val = Loaded(Shapes("val", settings.image_size, 1000, "easy"))
+figure = plots.image_grid(train.images(torch.arange(10)), [train.classes[c] for c in train.labels(torch.arange(10))], rows=2)
+plots.show(figure, alt="Ten noisy grey images with a bright shape each, named above: crescent, bar, star and so on.")
+
+# %%
+print(f"{settings.images} images, {settings.epochs} epochs, batches of {settings.batch_size}; "
+      f"{settings.model} with patches of {settings.patch_size} pixels")
+print(f"temperature {settings.temperature}, momentum from {settings.momentum}, learning rate {settings.learning_rate}")
+
+# %% [markdown]
+# **Predict, then run.** Ten shapes, so guessing is right once in ten. The network has random weights. How often does an
+# untrained network's k-NN find the right shape: 10 %, 30 % or 90 % of the time?
+
+# %%
+from lib.evaluation.features import extract
+from lib.evaluation.neighbors import knn_accuracy
+from lib.training.trainer import Trainer
+
+trainer = Trainer(settings, train)
+backbone = trainer.objective.backbone
+bank, queries = Loaded(train, limit=2000), val
+untrained = {"bank": extract(backbone, bank), "queries": extract(backbone, queries)}
+print(f"untrained k-NN ≈ {knn_accuracy(*untrained['bank'], *untrained['queries']):.0%}")
+
+# %% [markdown]
+# About a third: a random network keeps enough of the picture for rough comparisons. This is the number to beat, not 10 %. An
+# untrained network stands beside every result of this course. Now train (about ten seconds):
+
+# %%
+trainer.run()
+trained = {"bank": extract(backbone, bank), "queries": extract(backbone, queries)}
+print(f"trained k-NN ≈ {knn_accuracy(*trained['bank'], *trained['queries']):.0%}")
+
+# %%
+log = trainer.history
+figure, (left, right) = plt.subplots(1, 2, figsize=(7, 2.6))
+left.plot([line["step"] for line in log], [line["loss"] for line in log], color=plots.COLORS["mocov3"])
+left.axhline(4 * 0.2 * torch.tensor(128.0).log(), color=plots.COLORS["untrained"], ls="--")
+left.set(xlabel="step", ylabel="loss", title="Loss; dashed: guessing")
+right.plot([line["step"] for line in log], [line["accuracy"] for line in log], color=plots.COLORS["mocov3"])
+right.axhline(1 / 128, color=plots.COLORS["untrained"], ls="--")
+right.set(xlabel="step", ylabel="accuracy", title="Partner found among 128; dashed: guessing", ylim=(0, None))
+plots.show(figure, alt="Left: the loss falls below guessing. Right: the share of partners found rises above guessing.")
+
+# %% [markdown]
+# The partner is found several times as often as by guessing, and still seldom. That is right so: with 128 images and 10
+# shapes, a batch holds a dozen images of the same shape, and a network that sees nothing but shape could not do better than
+# one in a dozen. Labels were never shown, yet neighbours now share their shape about twice as often. Is it really the shape? A **negative control**: shuffle the labels of the bank.
+
+# %%
+shuffled = trained["bank"][1][torch.randperm(len(bank), generator=torch.Generator().manual_seed(0))]
+chance = knn_accuracy(trained["bank"][0], shuffled, *trained["queries"])
+gain = knn_accuracy(*trained["bank"], *trained["queries"]) - knn_accuracy(*untrained["bank"], *untrained["queries"])
+print("with shuffled labels the score is chance, 10 % within 4:", abs(chance - 0.1) < 0.04)
+print("training added at least 20 points:", gain > 0.20)
+
+# %% [markdown]
+# Is every shape found more often, or a few of them? For each validation image, take its five nearest neighbours and count
+# how many show the same shape:
+
+# %%
+def same_shape(features, count=5):
+    """Share of the `count` nearest bank images that show the query's shape, by shape: (10,)."""
+    (bank, bank_labels), (queries, labels) = features["bank"], features["queries"]
+    nearest = (F.normalize(queries) @ F.normalize(bank).T).topk(count).indices     # (Q, count)
+    hits = (bank_labels[nearest] == labels[:, None]).float().mean(1)
+    return torch.stack([hits[labels == c].mean() for c in range(10)])
+
+
+# %%
+figure, axis = plt.subplots(figsize=(7, 3))
+place = torch.arange(10)
+axis.bar(place - 0.2, 100 * same_shape(untrained), 0.38, color=plots.COLORS["untrained"], label="untrained")
+axis.bar(place + 0.2, 100 * same_shape(trained), 0.38, color=plots.COLORS["mocov3"], label="trained")
+axis.axhline(10, color="black", lw=0.8, ls="--")
+axis.set(xticks=place, xticklabels=val.classes, ylabel="same shape, %", xlabel="shape",
+         title="Neighbours of the same shape, n = 1000 images; dashed: chance")
+axis.tick_params(axis="x", rotation=30)
+axis.legend()
+plots.show(figure, alt="Bars for ten shapes: after training, more of the nearest neighbours share the shape, for most shapes.")
+
+# %% [markdown]
+# Training helps every shape, not one or two that carry the average. **The views decided that it would be shape**:
+# crops change place and size, so these do not help to find the partner, and the noise of two crops is hard to compare.
+#
+# The same in similarities. Take view 1 of all images of one shape and view 2 of all images of another, and average the
+# cosine between their projections:
+
+# %%
+def mean_similarity(network, source, count=1000):
+    """Mean cosine between view 1 of shape a and view 2 of shape b: (10, 10); the average over all pairs is taken out."""
+    picked, labels = torch.arange(count), source.labels(torch.arange(count))
+    batch = network.prepare(source.images(picked), picked)
+    with torch.no_grad():
+        a, b = (network.projector(network.backbone.forward_features(batch[v])[:, 0]) for v in ("view1", "view2"))
+    similarity = F.normalize(a) @ F.normalize(b).T                                 # (count, count)
+    groups = F.one_hot(labels, 10).float()
+    groups = groups / groups.sum(0)
+    return groups.T @ similarity @ groups - similarity.mean()
+
+
+# %%
+from lib.training.build import build
+
+figure, axes = plt.subplots(1, 2, figsize=(7, 3.4))
+for axis, (name, network) in zip(axes, {"untrained": build(settings), "trained": trainer.objective}.items()):
+    picture = axis.imshow(mean_similarity(network.eval(), train), vmin=-0.3, vmax=0.3, cmap="PuOr")
+    axis.set(title=name, xticks=range(10), yticks=range(10), xlabel="shape of view 2", ylabel="shape of view 1")
+    axis.set_xticklabels(train.classes, rotation=90, fontsize=8), axis.set_yticklabels(train.classes, fontsize=8)
+figure.colorbar(picture, ax=axes, label="cosine, mean removed")
+plots.show(figure, alt="Two 10 by 10 maps of mean similarity by shape: flat for the untrained network, structured after training.")
+
+# %% [markdown]
+# Untrained, all shapes are alike, so the map is flat. Trained, the diagonal is purple nearly all the way: views of two
+# *different* images of one shape have become similar, although the loss pushed them apart as negatives. Disks and squares,
+# both compact and full, are still taken for one another.
+#
+# ## 5. Break it
+#
+# The game has a lazy solution: give every image the same key, and every pair matches. Negatives forbid it, because a key that
+# fits everybody's query fits wrongly. What if you only pull partners together and push nothing apart?
+#
+# **Predict, then run.** Three ways to train, forty steps each:
+#
+# 1. *MoCo v3*, as above;
+# 2. *pull only*: raise the cosine of partners, gradient through both branches;
+# 3. *pull only, with a momentum encoder and a predictor* (this is BYOL): the key comes from the average, without gradient.
+#
+# Which of them give every image the same answer? The number to watch is the **spread** of the projections over a batch: the
+# standard deviation of unit vectors times $\sqrt{D}$; 1 when they fill the sphere, 0 when all are the same.
+
+# %%
+def spread(projections):
+    """(B, D) -> about 1 when unit vectors point everywhere, 0 when all point the same way."""
+    return F.normalize(projections, dim=1).std(0).mean().item() * projections.shape[1] ** 0.5
+
+
+def pull(network, batch, slow):
+    """Minus the cosine of partners, no negatives; slow: keys from the momentum network, without gradient."""
+    a, b = (network.projector(network.backbone.forward_features(batch[name])[:, 0]) for name in ("view1", "view2"))
+    if not slow:
+        return -torch.cosine_similarity(a, b).mean(), a
+    with torch.no_grad():
+        key = network.momentum_projector(network.momentum_backbone.forward_features(batch["view2"])[:, 0])
+    return -torch.cosine_similarity(network.predictor(a), key).mean(), a
+
+
+# %% [markdown]
+# One detail: batch norm at the end of the projector would spread the projections by force, whatever the network says. We
+# take it away for this test (in all three), so that the objective alone decides.
+
+# %%
+def forty_steps(way, source, settings):
+    """Train for forty steps in one of three ways; -> the spread at every step."""
+    network = build(settings)
+    del network.projector[-1], network.momentum_projector[-1]
+    optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=2e-3)
+    spreads = []
+    for step in range(40):
+        picked = torch.arange(64 * step, 64 * step + 64)
+        batch = network.prepare(source.images(picked), picked)
+        network.begin_step(0.0)
+        if way == "MoCo v3":
+            loss = network.loss(batch)[0]
+            with torch.no_grad():
+                projections = network.projector(network.backbone.forward_features(batch["view1"])[:, 0])
+        else:
+            loss, projections = pull(network, batch, slow=way == "pull only, slow keys")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        spreads.append(spread(projections.detach()))
+    return spreads
+
+
+# %%
+ways = {"MoCo v3": plots.COLORS["mocov3"], "pull only": plots.COLORS["supervised"],
+        "pull only, slow keys": plots.COLORS["dino"]}
+spreads = {way: forty_steps(way, train, settings) for way in ways}
+print({way: f"≈ {values[-1]:.2f}" for way, values in spreads.items()})
+print("pull only has collapsed, MoCo v3 has not:", spreads["pull only"][-1] < 0.1 < 0.3 < spreads["MoCo v3"][-1])
+
+# %%
+figure, axis = plt.subplots()
+for way, color in ways.items():
+    axis.plot(spreads[way], color=color, lw=2, label=way)
+axis.set(xlabel="step", ylabel="spread of projections", ylim=(0, 1.1), title="Without negatives the answer becomes the same")
+axis.legend()
+plots.show(figure, alt="Spread over forty steps: MoCo v3 stays high, pull only falls to zero, slow keys lie in between.")
+
+# %% [markdown]
+# *Pull only* is a straight line to nothing: within a few dozen steps every image has the same projection, and the loss is
+# perfect. This is **collapse**. Slow keys without gradient hold it off without any negative; why they do is still
+# argued over, and BYOL and DINO rest on it. MoCo v3 has both, negatives *and* slow keys.
+#
+# ### DINO beside it
+#
+# | | MoCo v3 | DINO |
+# |---|---|---|
+# | target of a view | its partner's key among all keys of the batch | the teacher's distribution over 65,536 prototypes |
+# | against collapse | negatives | *centring* (subtract the mean output) and *sharpening* (low temperature) |
+# | teacher | momentum encoder | momentum encoder |
+# | views | 2 large | 2 large and some small ones; the teacher sees the large ones alone |
+#
+# ## 6. On photographs
+#
+# Ten seconds and a made world are good to look at. Does the same code learn from photographs? The file below was written by
+# `python -m lib.evaluation` after a run on Imagenette (9,469 photographs in ten classes, without their labels).
+
+# %%
+import json
+from pathlib import Path
+
+measured = json.loads(Path("../data/results/imagenette-mocov3.json").read_text())
+r = measured["recipe"]
+print(f"{r['model']}, {r['image_size']} px, {r['epochs']} epochs, batch {r['batch_size']}, {measured['device']}")
+for name in ("trained", "untrained"):
+    scores = {probe: measured[name][probe] for probe in ("knn", "linear")}
+    print(f"{name:>10}:", ", ".join(f"{probe} {s['accuracy']:.1%} ({s['interval'][0]:.1%} to {s['interval'][1]:.1%})"
+                                    for probe, s in scores.items()))
+
+# %%
+log = [line for line in measured["log"] if "loss" in line]
+figure, axis = plt.subplots()
+axis.plot([line["epoch"] for line in log], [line["loss"] for line in log], color=plots.COLORS["mocov3"])
+axis.axhline(4 * r["temperature"] * torch.tensor(float(r["batch_size"])).log(), color=plots.COLORS["untrained"], ls="--")
+axis.set(xlabel="epoch", ylabel="loss", title="MoCo v3 on Imagenette; dashed: guessing")
+plots.show(figure, alt="The MoCo v3 loss on Imagenette falls over the epochs, well below the dashed line of guessing.")
+
+# %% [markdown]
+# The intervals are over validation images, for one seed. A small network that trained for half an hour on a CPU is far from
+# the papers' ViT-B, and still clearly above its untrained self: the loss works on photographs.
+
+# %% [markdown]
+# ## Exercises
+#
+# Write your answer where it says `raise NotImplementedError`, run the cell, read what the check says.
+
+# %%
+from lib.exercises import chapter02
+
+# %% [markdown]
+# ### Exercise 1 · ★☆☆ · 5 minutes
+#
+# A momentum encoder mixes in a new weight at every step. After how many steps without news is the weight it started with
+# worth only half? Write `half_life(momentum)` → steps, a float.
+#
+# *Hint:* after $n$ steps the old weight counts $m^n$.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# import math
+#
+# def half_life(momentum):
+#     return math.log(0.5) / math.log(momentum)
+# ```
+#
+# At 0.9 it is 6.6 steps, at 0.99 it is 69, at 0.999 it is 693: each further nine makes the memory ten times longer.
+# </details>
+
+# %%
+def half_life(momentum):
+    raise NotImplementedError
+
+
+chapter02.check_half_life(half_life);
+
+# %% [markdown]
+# ### Exercise 2 · ★★☆ · 10 minutes
+#
+# SimCLR plays the same game in another way: the two views of all images go into one pot of $2B$ vectors, and each must find
+# its partner among the $2B - 1$ *others*. There is no second network. Write `nt_xent(z1, z2, temperature)`, (B, D) twice →
+# the mean loss over all $2B$ queries, without the factor $2\tau$.
+#
+# *Hint:* a vector must not choose itself; set the diagonal of the logits to minus infinity.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# import torch
+# import torch.nn.functional as F
+#
+# def nt_xent(z1, z2, temperature):
+#     z = F.normalize(torch.cat([z1, z2]), dim=1)                    # (2B, D)
+#     logits = z @ z.T / temperature
+#     logits.fill_diagonal_(-torch.inf)
+#     partner = torch.arange(len(z)).roll(len(z1))                   # i <-> i + B
+#     return F.cross_entropy(logits, partner)
+# ```
+#
+# </details>
+
+# %%
+def nt_xent(z1, z2, temperature):
+    raise NotImplementedError
+
+
+chapter02.check_nt_xent(nt_xent);
+
+# %% [markdown]
+# ### Exercise 3 · ★★☆ · 10 minutes
+#
+# Wang and Isola (2020) split the game into two wishes. **Alignment**: partners lie close together, the mean of
+# $\lVert a_i - b_i\rVert^2$. **Uniformity**: all points $a$ spread over the sphere, $\log$ of the mean of
+# $e^{-2\lVert a_i - a_j\rVert^2}$ over pairs $i < j$. Both are small when things go well. Write
+# `alignment_uniformity(a, b)`, (B, D) twice, not yet of length 1 → the two numbers, as a pair.
+#
+# *Hint:* `torch.pdist` gives the distances of all pairs $i < j$.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# import torch
+# import torch.nn.functional as F
+#
+# def alignment_uniformity(a, b):
+#     a, b = F.normalize(a, dim=1), F.normalize(b, dim=1)
+#     alignment = (a - b).square().sum(1).mean()
+#     uniformity = torch.pdist(a).square().mul(-2).exp().mean().log()
+#     return alignment, uniformity
+# ```
+#
+# Collapse is perfect alignment (0) and the worst uniformity (0 as well, its largest value).
+# </details>
+
+# %%
+def alignment_uniformity(a, b):
+    raise NotImplementedError
+
+
+chapter02.check_alignment_uniformity(alignment_uniformity);
+
+# %% [markdown]
+# ### Exercise 4 · ★★★ · 15 minutes
+#
+# Collapse need not be total: features may fill only a few of their dimensions. The **effective rank** counts them (RankMe,
+# Garrido et al. 2023): divide the singular values of the feature matrix by their sum, take the entropy of these shares, and
+# raise $e$ to it. Write `effective_rank(features)`, (N, D) → a number from 1 to min(N, D). Do not centre the features.
+#
+# *Hint:* `torch.linalg.svdvals`; and 0 log 0 is 0 (`torch.special.entr`).
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# import torch
+#
+# def effective_rank(features):
+#     values = torch.linalg.svdvals(features)
+#     return torch.special.entr(values / values.sum()).sum().exp()
+# ```
+#
+# </details>
+
+# %%
+def effective_rank(features):
+    raise NotImplementedError
+
+
+chapter02.check_effective_rank(effective_rank);
+
+# %% [markdown]
+# ## What to take away
+#
+# - Two views of an image share what survives cropping, colour and blur. The views decide what the network learns: here,
+#   shape, and not place or size.
+# - InfoNCE is cross-entropy over "which of these is my partner?". At the start it is the logarithm of the number of keys.
+# - Negatives, and slow keys without gradient, each keep the answers apart. Pulling alone collapses, with a perfect loss.
+# - k nearest neighbours measure a representation without training anything on it. The untrained network is the number to
+#   beat, shuffled labels are the control.
+#
+# **Limits.** A hundred steps of a network with three blocks, in a world made easy, on one seed. At this scale the patch
+# projection has to learn too; at the paper's scale it stays frozen, for stability. What depth and attention do in a trained
+# model needs the larger models of chapters 05 to 10.
+#
+# **References.** Chen, Xie and He 2021, *An Empirical Study of Training Self-Supervised Vision Transformers* (MoCo v3):
+# Algorithm 1, sections 4.1 to 4.3. van den Oord et al. 2018, *Representation Learning with Contrastive Predictive Coding*
+# (InfoNCE). Grill et al. 2020 (BYOL). Caron et al. 2021, *Emerging Properties in Self-Supervised Vision Transformers* (DINO),
+# section 3. Chen et al. 2020 (SimCLR), section 2. Wang and Isola 2020, section 4. Garrido et al. 2023 (RankMe).

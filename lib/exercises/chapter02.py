@@ -1,0 +1,128 @@
+"""Checks of chapter 02, contrastive learning."""
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lib.errors import CourseError
+from lib.exercises import check, compare
+
+
+def _numbers(got, expected: tuple[float, ...], mistakes: dict[str, tuple[float, ...]], given: str) -> None:
+    """`compare` for plain numbers and tuples of them."""
+    parts = got if isinstance(got, tuple | list) else (got,)
+    try:
+        got = torch.tensor([float(part) for part in parts], dtype=torch.float64)
+    except (TypeError, ValueError):
+        raise CourseError(f"{given}, {len(expected)} number(s) were expected, and {type(parts[0]).__name__} came. "
+                          "Is the return missing, or the mean?") from None
+    compare(got, torch.tensor(expected, dtype=torch.float64),
+            {text: torch.tensor(wrong, dtype=torch.float64) for text, wrong in mistakes.items()}, given)
+
+
+@check
+def check_half_life(half_life) -> str:
+    """half_life(momentum) -> steps."""
+    for m in (0.9, 0.996):
+        mistakes = {
+            "1 / (1 - m) is when the old weight is worth 1/e, not 1/2.": (1 / (1 - m),),
+            "A number of steps is positive: both logarithms are negative, divide one by the other.":
+                (-math.log(0.5) / math.log(m),),
+            "The new weight counts 1 - m; the old one counts m.": (math.log(0.5) / math.log(1 - m),),
+            "m + m + … is not how it goes: after n steps the old weight counts m to the power n.": (0.5 / (1 - m),),
+            "Divide the other way round: n = log(1/2) / log(m).": (math.log(m) / math.log(0.5),),
+        }
+        _numbers(half_life(m), (math.log(0.5) / math.log(m),), mistakes, f"For a momentum of {m}")
+    return "At 0.99 the keys remember about 69 steps."
+
+
+def _nt_xent(z1: Tensor, z2: Tensor, temperature: float, normalised: bool = True, itself: bool = False,
+             partner_off: bool = False, both: bool = True) -> Tensor:
+    """SimCLR's loss, right, or with one of the usual mistakes."""
+    z = torch.cat([z1, z2])
+    z = F.normalize(z, dim=1) if normalised else z
+    logits = z @ z.T / temperature
+    logits = logits if itself else logits.fill_diagonal_(-torch.inf)
+    partner = torch.arange(len(z)).roll(1 if partner_off else len(z1))
+    losses = F.cross_entropy(logits, partner, reduction="none")
+    return losses.mean() if both else losses[:len(z1)].mean()
+
+
+@check
+def check_nt_xent(nt_xent) -> str:
+    """nt_xent(z1 (B, D), z2 (B, D), temperature) -> a scalar."""
+    z1, z2 = torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(0))
+    right = _nt_xent(z1, z2, 0.2)
+    logits = F.normalize(z1, dim=1) @ F.normalize(z2, dim=1).T / 0.2
+    mistakes = {
+        "The vectors need length 1 before they are compared.": _nt_xent(z1, z2, 0.2, normalised=False),
+        "A vector may not choose itself: fill the diagonal of the logits with minus infinity.":
+            _nt_xent(z1, z2, 0.2, itself=True),
+        "The partner of i is i + B, and of i + B it is i.": _nt_xent(z1, z2, 0.2, partner_off=True),
+        "You ask only the first views; the second views are queries too.": _nt_xent(z1, z2, 0.2, both=False),
+        "These are B keys, as in MoCo; here each of 2B vectors chooses among the 2B - 1 others.":
+            F.cross_entropy(logits, torch.arange(5)),
+        "Divide the similarities by the temperature; you multiply.": _nt_xent(z1, z2, 1 / 0.2),
+        "The temperature is missing.": _nt_xent(z1, z2, 1.0),
+        "That is the sum over queries; take the mean.": 10 * right,
+        "MoCo v3's factor 2 x temperature does not belong here.": 2 * 0.2 * right,
+    }
+    _numbers(nt_xent(z1.clone(), z2.clone(), 0.2), (right.item(),), {k: (v.item(),) for k, v in mistakes.items()},
+             "For 5 images with a temperature of 0.2")
+    return "Every view is asked, and none may choose itself."
+
+
+@check
+def check_alignment_uniformity(alignment_uniformity) -> str:
+    """alignment_uniformity(a (B, D), b (B, D)) -> two numbers."""
+    a, b = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0)).double()
+    one, two = F.normalize(a, dim=1), F.normalize(b, dim=1)
+    aligned, distances = (one - two).square().sum(1).mean().item(), torch.pdist(one)
+    uniform = distances.square().mul(-2).exp().mean().log().item()
+    every = torch.cdist(one, one).square().mul(-2).exp()
+    mistakes = {
+        "The vectors need length 1 first.": ((a - b).square().sum(1).mean().item(),
+                                             torch.pdist(a).square().mul(-2).exp().mean().log().item()),
+        "The uniformity takes the squared distance.": (aligned, distances.mul(-2).exp().mean().log().item()),
+        "The factor 2 in the exponent is missing.": (aligned, distances.square().neg().exp().mean().log().item()),
+        "The logarithm is missing.": (aligned, distances.square().mul(-2).exp().mean().item()),
+        "Take the logarithm of the mean, not the mean of the logarithms.": (aligned, -2 * distances.square().mean().item()),
+        "You count each point's distance to itself; take the pairs i < j.": (aligned, every.mean().log().item()),
+        "Alignment sums the squares over the dimensions before it takes the mean over images.":
+            ((one - two).square().mean().item(), uniform),
+        "Alignment takes the squared distance.": ((one - two).norm(dim=1).mean().item(), uniform),
+        "Alignment comes first, uniformity second.": (uniform, aligned),
+    }
+    _numbers(alignment_uniformity(a.clone(), b.clone()), (aligned, uniform), mistakes, "For 6 random pairs")
+    return "Random pairs are badly aligned and well spread."
+
+
+@check
+def check_effective_rank(effective_rank) -> str:
+    """effective_rank(features (N, D)) -> a number from 1 to min(N, D)."""
+    features = torch.randn(12, 5, generator=torch.Generator().manual_seed(0)).double()
+    features = features * torch.tensor([9, 4, 2, 1, 0.1]).double()
+
+    def rank(values: Tensor) -> float:
+        return torch.special.entr(values / values.sum()).sum().exp().item()
+
+    values = torch.linalg.svdvals(features)
+    shares = values / values.sum()
+    mistakes = {
+        "These are the squares of the singular values (the variances); take the singular values.": (rank(values**2),),
+        "The features are not to be centred here.": (rank(torch.linalg.svdvals(features - features.mean(0))),),
+        "That is the entropy; raise e to it.": (math.log(rank(values)),),
+        "The entropy has a minus sign.": (1 / rank(values),),
+        "The entropy in bits needs 2 to the power, not e.": (math.exp(math.log(rank(values)) / math.log(2)),),
+        "Divide by the sum, not by the largest.": (torch.special.entr(values / values[0]).sum().exp().item(),),
+        "That counts singular values above a threshold; the effective rank weighs them.": (float(len(shares)),),
+    }
+    _numbers(effective_rank(features.clone()), (rank(values),), mistakes, "For features of uneven dimensions")
+    flat = torch.ones(4, 1).double() @ torch.ones(1, 3).double()
+    got = effective_rank(flat)
+    if not math.isfinite(float(got)):
+        raise CourseError("for features that are all the same, 1 was expected, and nan came. 0 log 0 is 0: torch.special.entr "
+                          "knows that")
+    _numbers(got, (1.0,), {}, "For features that are all the same")
+    return "Collapsed features have rank 1, whatever their width."

@@ -1,0 +1,117 @@
+"""Checks of chapter 03, masked image modelling."""
+import math
+
+import torch
+
+from lib.errors import CourseError
+from lib.exercises import check, compare
+
+
+@check
+def check_hidden_share(hidden_share) -> str:
+    """hidden_share(pixels, patch_size, cell, ratio) -> a number from 0 to 1."""
+    for pixels, patch_size, cell, ratio in ((224, 16, 2, 0.6), (64, 8, 2, 0.6), (96, 8, 3, 0.5)):
+        side = pixels // patch_size
+        cells, patches = (side // cell) ** 2, side**2
+        right = math.ceil(ratio * cells) / cells
+        mistakes = {
+            "The number of masked cells is a whole number: round up.": ratio,
+            "Round up, not down.": math.floor(ratio * cells) / cells,
+            "Round up, not to the nearest.": round(ratio * cells) / cells,
+            "Whole cells are masked, not single patches: a cell is cell x cell patches.": math.ceil(ratio * patches) / patches,
+            "There are as many cells along y as along x: square it.": math.ceil(ratio * side / cell) / (side / cell),
+            "That is the number of masked cells; divide it by the number of all cells.": math.ceil(ratio * cells),
+            "That is the share that stays visible.": 1 - right,
+        }
+        got = hidden_share(pixels, patch_size, cell, ratio)
+        if not isinstance(got, int | float):
+            raise CourseError(f"a number was expected, and a {type(got).__name__} came. Is the return missing?")
+        if abs(got - right) > 1e-9:
+            hint = next((text for text, wrong in mistakes.items() if abs(got - wrong) < 1e-9), "")
+            raise CourseError(f"for {pixels} pixels, patches of {patch_size}, cells of {cell} and a ratio of {ratio}, "
+                              f"{right:.4f} was expected, and {got:.4f} came. {hint}")
+    return "61 % of an image of 224 pixels, though the ratio is 0.6."
+
+
+@check
+def check_normalize_patches(normalize_patches) -> str:
+    """normalize_patches(patches (B, N, 3 p²)) -> the same shape."""
+    patches = torch.rand(2, 3, 12, generator=torch.Generator().manual_seed(0)).double() * 0.01
+    patches[0, 0] = 0.25                                                           # a patch of one colour
+    mean, variance = patches.mean(-1, keepdim=True), patches.var(-1, keepdim=True)
+    centred, biased = patches - mean, patches.var(-1, keepdim=True, correction=0)
+    right = centred / (variance + 1e-6).sqrt()
+    over_all = (patches - patches.mean()) / (patches.var() + 1e-6).sqrt()
+    mistakes = {
+        "The variance is the unbiased one: divide by 3p² - 1.": centred / (biased + 1e-6).sqrt(),
+        "The 1e-6 stands inside the root.": centred / (variance.sqrt() + 1e-6),
+        "Divide by the root of the variance, not by the variance.": centred / (variance + 1e-6),
+        "The mean of the patch is not taken out.": patches / (variance + 1e-6).sqrt(),
+        "Each patch has its own mean and variance; you take those of all patches together.": over_all,
+        "Mean and variance run over the numbers of a patch (the last axis), not over the patches.":
+            (patches - patches.mean(1, keepdim=True)) / (patches.var(1, keepdim=True) + 1e-6).sqrt(),
+        "You take the mean out, and do not divide by the deviation.": centred,
+    }
+    got = normalize_patches(patches.clone())
+    if isinstance(got, torch.Tensor) and not got.isfinite().all():
+        raise CourseError("for a patch of one single colour, zeros were expected, and nan came. Add 1e-6 to the variance "
+                          "before you take the root")
+    compare(got, right, mistakes, "For faint patches, one of a single colour")
+    return "A patch of one colour becomes zeros, and no patch counts more for its contrast."
+
+
+def _noise() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(2, 6, 4, generator=generator).double(), torch.rand(2, 6, generator=generator)
+
+
+@check
+def check_keep_visible(keep_visible) -> str:
+    """keep_visible(tokens (B, N, D), noise (B, N), keep) -> visible (B, keep, D), mask (B, N) bool."""
+    tokens, noise = _noise()
+    order = noise.argsort(1)
+    visible = tokens.take_along_dim(order[:, :2, None], 1)
+    mask = torch.ones(2, 6, dtype=torch.bool).scatter(1, order[:, :2], False)
+    got = keep_visible(tokens.clone(), noise.clone(), 2)
+    if not (isinstance(got, tuple | list) and len(got) == 2):
+        raise CourseError(f"two results were expected, the visible tokens and the mask, and {type(got).__name__} came. "
+                          "Is the return missing, or one of the two?")
+    compare(got[0], visible, {
+        "These are the largest numbers; keep the smallest.": tokens.take_along_dim(order[:, -2:, None], 1),
+        "These are the largest numbers, first the largest; keep the smallest.":
+            tokens.take_along_dim(order.flip(1)[:, :2, None], 1),
+        "They are the right ones, in the order of the image; the order of their noise was asked for.":
+            tokens.take_along_dim(order[:, :2].sort(1).values[..., None], 1),
+        "You keep the first patches of every image: the noise is not used.": tokens[:, :2],
+        "You took ranks for places: argsort once gives the places in order, twice gives the ranks.":
+            tokens.take_along_dim(order.argsort(1)[:, :2, None], 1),
+        "All images share the choice of the first one; each image has noise of its own.":
+            tokens.take_along_dim(order[:1, :2, None].expand(2, -1, -1), 1),
+    }, "For 6 tokens of which 2 are kept")
+    if not isinstance(got[1], torch.Tensor) or got[1].dtype != torch.bool:
+        raise CourseError("the mask should be a tensor of bool, True is masked")
+    compare(got[1].double(), mask.double(), {
+        "The polarity is the other way round: True is masked.": (~mask).double(),
+        "The mask is in the order of the noise; it belongs in the order of the image.":
+            (torch.arange(6) >= 2).expand(2, 6).double(),
+    }, "For the mask, where 1 is masked,")
+    return "Two tokens of each image stay, and the mask says which are gone."
+
+
+@check
+def check_put_back(put_back) -> str:
+    """put_back(visible (B, keep, D), noise (B, N), mask_token (D,)) -> (B, N, D)."""
+    tokens, noise = _noise()
+    order, token = noise.argsort(1), torch.full((4,), 7.0).double()
+    visible = tokens.take_along_dim(order[:, :2, None], 1)
+    mask = torch.ones(2, 6, dtype=torch.bool).scatter(1, order[:, :2], False)
+    everything = torch.cat([visible, token.expand(2, 4, 4)], 1)
+    compare(put_back(visible.clone(), noise.clone(), token.clone()), torch.where(mask[..., None], token, tokens), {
+        "The tokens stand at the front, in the order of the noise; undo the sort.": everything,
+        "You sorted once more instead of undoing it: the inverse of a permutation is its argsort.":
+            everything.take_along_dim(order[..., None], 1),
+        "The mask tokens were put first; the visible ones have the smallest noise.":
+            torch.cat([token.expand(2, 4, 4), visible], 1).take_along_dim(order.argsort(1)[..., None], 1),
+        "Hidden places hold zeros; they should hold the mask token.": torch.where(mask[..., None], 0.0, tokens),
+    }, "For 2 visible tokens of 6")
+    return "Every visible token is at its own place again."

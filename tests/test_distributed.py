@@ -1,0 +1,212 @@
+"""Two processes train like one at the same global batch: batch norm, keys of all, loss curves, weights.
+
+The processes run on the CPU and talk by gloo; torchrun starts them, as it does on GPUs.
+"""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from lib import cli, distributed
+from lib.data import Loaded, open_source
+from lib.distributed import BatchNorm
+from lib.objectives.contrastive import info_nce
+from lib.training import __main__ as command_line
+from lib.training import checkpoint
+from lib.training.recipes import recipe
+from lib.training.trainer import Trainer
+
+ROOT = Path(__file__).resolve().parents[1]
+MOCOV3 = ("mocov3 --scale smoke --data shapes --images 64 --epochs 2 --batch-size 16 --image-size 16 --patch-size 4 --hidden 32 "
+          "--dim 16 --warmup-epochs 0.5 --log-every 1 --knn-every 2 --device cpu")
+SIMMIM = dict(images=64, epochs=2, batch_size=16, image_size=16, patch_size=4, mask_cell=1, warmup_epochs=0.5, log_every=2,
+              knn_every=1, checkpoint_every=3, clip_norm=1.0, drop_path=0.0, device="cpu")
+
+
+def torchrun(*command: str) -> subprocess.CompletedProcess:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command],
+                          cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def numbers() -> dict[str, torch.Tensor]:
+    """What both processes and the single one start from: a batch of 12, its weights in a loss, and 12 other rows."""
+    g = torch.Generator().manual_seed(0)
+    return {name: torch.randn(12, 5, generator=g) * 2 + 1 for name in ("x", "weights", "keys")}
+
+
+def normalise(norm: nn.Module, x: torch.Tensor, weights: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Two passes, and the gradients of a weighted sum of the second one."""
+    with torch.no_grad():
+        nn.init.constant_(norm.weight, 1.5)
+        nn.init.constant_(norm.bias, -0.5)
+        norm(x + 1)
+    x = x.clone().requires_grad_()
+    out = norm(x)
+    (out * weights).sum().backward()
+    return {"out": out.detach(), "input": x.grad, "weight": norm.weight.grad, "bias": norm.bias.grad,
+            "mean": norm.running_mean, "var": norm.running_var, "count": norm.num_batches_tracked,
+            "eval": norm.eval()(x).detach()}
+
+
+def train_simmim(folder: Path | None = None, resume: bool = False, stop_on: int | None = None) -> Trainer:
+    """A short run. stop_on: the process that is told to stop while it makes step 3; the other hears of it at the log."""
+    r = recipe("simmim", **SIMMIM)
+    source = Loaded(open_source("shapes", "train", 16, limit=64, difficulty=r.difficulty))
+    trainer = Trainer(r, source, folder, resume=resume, monitor=lambda backbone: {"knn": 0.0})
+    step = trainer.train_step
+    trainer.train_step = lambda s: (s == 2 and distributed.rank() == stop_on and setattr(trainer, "stop", True), step(s))[1]
+    trainer.run()
+    return trainer
+
+
+# ---------------------------------------------------------------------------------------- what each of the two processes does
+
+def work(folder: Path) -> None:
+    torch.set_num_threads(1)
+    distributed.start("cpu")
+    rank, given = distributed.rank(), numbers()
+    x, weights, keys = (given[name][6 * rank:6 * rank + 6] for name in ("x", "weights", "keys"))
+    found = normalise(BatchNorm(5), x, weights)
+    found |= {"gather": distributed.gather(keys), "averaged": distributed.mean(x), "earliest": distributed.earliest(x),
+              "info_nce": torch.stack(info_nce(x, distributed.gather(keys), 0.2))}
+    trainer = train_simmim()
+    stopped = train_simmim(folder / "run", stop_on=1)
+    torch.distributed.barrier()                                    # until the checkpoint is written
+    resumed = train_simmim(folder / "run", resume=True)
+    found |= {"history": trainer.history, "weights": trainer.objective.state_dict(), "stopped": stopped.step,
+              "resumed": resumed.history, "resumed weights": resumed.objective.state_dict()}
+    torch.save(found, folder / f"{rank}.pt")
+    distributed.stop()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory) -> list[dict]:
+    folder = tmp_path_factory.mktemp("two")
+    answer = torchrun(__file__, str(folder))
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)] + [folder]
+
+
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+# --------------------------------------------------------------------------------------------------------------- tests
+
+def close(a: torch.Tensor, b: torch.Tensor) -> None:
+    torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+
+
+def test_batch_norm_is_that_of_the_joined_batch(found):
+    first, second, given = found[0], found[1], numbers()
+    expected = normalise(nn.BatchNorm1d(5), given["x"], given["weights"])
+    for name in ("out", "input", "eval"):
+        close(torch.cat([first[name], second[name]]), expected[name])
+    for name in ("weight", "bias"):
+        close(first[name] + second[name], expected[name])
+    for name in ("mean", "var", "count"):
+        close(first[name], expected[name])
+        assert torch.equal(first[name], second[name])
+    halves = normalise(nn.BatchNorm1d(5), given["x"][:6], given["weights"][:6])     # negative control: one half alone
+    assert (halves["out"] - expected["out"][:6]).abs().max() > 0.01
+
+
+def test_batch_norm_of_one_process_is_that_of_pytorch():
+    given = numbers()
+    ours, theirs = (normalise(norm, given["x"], given["weights"]) for norm in (BatchNorm(5), nn.BatchNorm1d(5)))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert BatchNorm(5).state_dict().keys() == nn.BatchNorm1d(5).state_dict().keys()
+
+
+def test_batch_norm_keeps_float32_under_autocast():
+    x = numbers()["x"].bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = BatchNorm(5, affine=False)(x)
+    assert out.dtype == torch.float32
+    close(out, nn.BatchNorm1d(5, affine=False)(x.float()))
+
+
+def test_what_processes_tell_each_other(found):
+    given = numbers()
+    for answers in found[:2]:
+        assert torch.equal(answers["gather"], given["keys"])       # in rank order
+        close(answers["averaged"], (given["x"][:6] + given["x"][6:]) / 2)
+        assert torch.equal(answers["earliest"], torch.minimum(given["x"][:6], given["x"][6:]))
+
+
+def test_queries_meet_the_keys_of_all_processes(found):
+    given = numbers()
+    loss, accuracy = info_nce(given["x"], given["keys"], 0.2)
+    both = (found[0]["info_nce"] + found[1]["info_nce"]) / 2
+    assert both.tolist() == pytest.approx([loss.item(), accuracy.item()], abs=1e-6)
+
+
+def test_one_process_is_the_identity():
+    x = numbers()["x"].requires_grad_()
+    for function in (distributed.gather, distributed.mean, distributed.earliest):
+        assert torch.equal(function(x), x) and not function(x).requires_grad
+    assert distributed.world_size() == 1 and distributed.rank() == 0
+
+
+def test_simmim_trains_like_one_process(found, one_thread):
+    single = train_simmim()
+    losses = [line["loss"] for line in single.history if "loss" in line]
+    assert [line["loss"] for line in found[0]["history"] if "loss" in line] == pytest.approx(losses, abs=1e-4)
+    assert len(losses) == 4 and max(losses) - min(losses) > 1e-3
+    difference = largest_difference(single.objective.state_dict(), found[0]["weights"])
+    print(f"largest difference of a weight after 8 steps: {difference:.1e}")
+    assert difference < 1e-3
+    assert largest_difference(found[0]["weights"], found[1]["weights"]) == 0
+
+
+def largest_difference(one: dict, other: dict) -> float:
+    assert one.keys() == other.keys()
+    return max((one[name].double() - other[name].double()).abs().max().item() for name in one)
+
+
+def test_a_signal_to_one_process_stops_both(found):
+    assert [answers["stopped"] for answers in found[:2]] == [4, 4]  # told in step 3, agreed at the next line of the log
+    for answers in found[:2]:
+        assert largest_difference(answers["resumed weights"], answers["weights"]) == 0
+    assert found[0]["resumed"] == found[0]["history"]
+    assert checkpoint.load(found[2] / "run")["step"] == 8
+
+
+def test_command_line_under_torchrun_gives_the_loss_of_one_process(tmp_path, monkeypatch, one_thread):
+    answer = torchrun("-m", "lib.training", *MOCOV3.split(), "--out", str(tmp_path / "two"))
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    assert "2 process(es)" in answer.stdout and answer.stdout.count("done in") == 1
+    monkeypatch.setattr(sys, "argv", ["lib.training", *MOCOV3.split(), "--out", str(tmp_path / "one")])
+    cli.main(command_line.train)
+    one, two = ([json.loads(line) for line in (tmp_path / n / "log.jsonl").read_text().splitlines()] for n in ("one", "two"))
+    assert [line["step"] for line in one] == [line["step"] for line in two]
+    for name in ("loss", "accuracy", "spread"):
+        curves = [[line[name] for line in lines if name in line] for lines in (one, two)]
+        assert len(curves[0]) == 8 and curves[1] == pytest.approx(curves[0], abs=1e-4)
+    assert one[-1]["knn"] == pytest.approx(two[-1]["knn"], abs=0.02)
+    states = [without_idle_weights(checkpoint.load(tmp_path / n)["objective"]) for n in ("one", "two")]
+    difference = largest_difference(*states)
+    print(f"largest difference of a weight after 8 steps: {difference:.1e}")
+    assert difference < 1e-3
+
+
+def without_idle_weights(state: dict) -> dict:
+    """Without the weights whose gradient is 0 but for rounding, which AdamW turns into steps of a random sign: the bias
+    of the keys (softmax does not see it), the last bias before a batch norm, and with it that norm's running mean."""
+    kept = {name: tensor for name, tensor in state.items()
+            if not name.endswith(("backbone.norm.bias", "projector.1.running_mean"))}
+    return {name: tensor.view(3, -1)[[0, 2]] if name.endswith("qkv.bias") else tensor for name, tensor in kept.items()}
+
+
+if __name__ == "__main__":
+    work(Path(sys.argv[1]))

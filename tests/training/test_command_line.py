@@ -1,0 +1,238 @@
+"""`python -m lib.training` and `python -m lib.evaluation`: help that tells, and one line for whatever is wrong."""
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+
+from lib import cli
+from lib.evaluation import __main__ as evaluation
+from lib.training import __main__ as training
+from lib.training.recipes import RECIPES, recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+FLAGS = ("--images 64 --epochs 1 --batch-size 16 --image-size 16 --patch-size 4 --warmup-epochs 0 --knn-every 1 --log-every 2 "
+         "--device cpu --seed 1")
+SMALL = FLAGS.split()
+
+
+@pytest.fixture(autouse=True)
+def quiet_process(monkeypatch, tmp_path):
+    """One thread, a folder of its own, no sets of images, and the signal handlers of before."""
+    threads, handlers = torch.get_num_threads(), {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    torch.set_num_threads(1)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sets").mkdir()
+    monkeypatch.setenv("COURSE_DATA", str(tmp_path / "sets"))
+    monkeypatch.setenv("COLUMNS", "300")
+    yield
+    torch.set_num_threads(threads)
+    for signum, handler in handlers.items():
+        signal.signal(signum, handler)
+
+
+def call(program, *arguments: str) -> int:
+    """Run a program with these arguments, in this process; -> its exit code."""
+    before, sys.argv = sys.argv, ["program", *arguments]
+    try:
+        cli.main(program)
+    except SystemExit as end:
+        return end.code
+    finally:
+        sys.argv = before
+    return 0
+
+
+def assert_one_line(capsys, program, arguments: list[str], said: str) -> None:
+    assert call(program, *arguments) == 2
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1 and errors.endswith("\n") and "\r" not in errors, errors
+    assert re.search(said, errors), errors
+
+
+# ---------------------------------------------------------------------------------------------------------------- help
+
+@pytest.mark.parametrize(("objective", "scale"), RECIPES)
+def test_help_shows_every_field_with_meaning_and_default(objective, scale, capsys):
+    assert call(training.train, objective, "--scale", scale, "--help") == 0
+    text = capsys.readouterr().out
+    assert f"Train {objective} at scale {scale}" in " ".join(text.split())
+    options = {lines.split()[0].rstrip(","): " ".join(lines.split()) for lines in re.split(r"\n  (?=--)", text)}
+    for f in fields(RECIPES[objective, scale]):
+        shown = options["--" + f.name.replace("_", "-")]
+        assert f.metadata["help"] in shown
+        assert f"(default: {getattr(RECIPES[objective, scale], f.name)})" in shown
+        assert all(choice in shown for choice in f.metadata["choices"])
+    assert {"--scale", "--out", "--resume"} <= set(options)
+
+
+def test_help_of_evaluation(capsys):
+    assert call(evaluation.evaluate, "--help") == 0
+    text = capsys.readouterr().out
+    assert all(flag in text for flag in ("run", "--data", "--pooling", "--images", "--device", "--out"))
+
+
+def parsed(monkeypatch, *arguments: str):
+    monkeypatch.setattr(sys, "argv", ["program", *arguments])
+    return training.parse()
+
+
+def test_flags_change_the_recipe(monkeypatch):
+    objective, scale, r, out, resume = parsed(
+        monkeypatch, "mocov3", "--scale", "course", "--epochs", "3", "--learning-rate=1e-3", "--warmup-epochs", "2.5",
+        "--no-freeze-patches", "--compile", "--resume")
+    assert (objective, scale, out, resume) == ("mocov3", "course", "runs/mocov3-course", True)
+    assert r == recipe("mocov3", "course", epochs=3, learning_rate=1e-3, warmup_epochs=2.5, freeze_patches=False, compile=True)
+
+
+def test_objective_and_scale_may_stand_anywhere(monkeypatch):
+    expected = recipe("simmim", "paper", epochs=3, compile=False)
+    for line in ("simmim --scale paper --epochs 3 --no-compile --out mocov3", "--out mocov3 --epochs 3 --no-compile simmim "
+                 "--scale=paper", "--epochs 3 --no-compile --scale paper --out mocov3 simmim"):
+        objective, scale, r, out, _ = parsed(monkeypatch, *line.split())
+        assert (objective, scale, r, out) == ("simmim", "paper", expected, "mocov3")
+
+
+# --------------------------------------------------------------------------------------------------------- wrong input
+
+WRONG = [
+    ([], "required: objective"),
+    (["mocov4"], r"invalid choice: 'mocov4' \(choose from"),
+    (["mocov3", "--scale", "large"], "--scale: invalid choice: 'large'"),
+    (["mocov3", "--epoch", "3"], "unrecognized arguments: --epoch 3"),
+    (["mocov3", "--mask-ratio", "0.5"], "unrecognized arguments: --mask-ratio"),
+    (["mocov3", "--epochs", "three"], "--epochs: invalid int value: 'three'"),
+    (["mocov3", "--epochs", "0"], "epochs must be at least 1, got 0"),
+    (["mocov3", "--epochs"], "--epochs: expected one argument"),
+    (["mocov3", "--learning-rate", "fast"], "--learning-rate: invalid float value: 'fast'"),
+    (["mocov3", "--learning-rate", "nan"], "learning_rate must not be negative or infinite, got nan"),
+    (["mocov3", "--learning-rate=-1"], "learning_rate must not be negative"),
+    (["mocov3", "--temperature", "0"], "temperature must be greater than 0"),
+    (["mocov3", "--momentum", "2"], "momentum must be at least 0"),
+    (["mocov3", "--hidden", "0"], "hidden must be at least 1"),
+    (["mocov3", "--beta2", "1.5"], "beta2 must be"),
+    (["mocov3", "--seed", "99999999999999999999"], "seed must fit"),
+    (["mocov3", "--batch-size", "1"], "batch_size must be at least 2"),
+    (["simmim", "--drop-path", "1.5"], "drop_path must be"),
+    (["simmim", "--mask-cell", "0"], "mask_cell must be at least 1"),
+    (["simmim", *SMALL, "--mask-cell", "3"], "does not divide into cells of 3 x 3"),
+    (["simmim", *SMALL, "--mask-ratio", "1"], "mask ratio must lie between 0 and 1"),
+    (["simmim", *SMALL, "--crop-min", "2"], "scale must be a range"),
+    (["simmim", *SMALL, "--patch-size", "5"], "16 pixels do not divide into patches of 5; try 15 pixels"),
+    (["simmim", *SMALL, "--image-size", "4"], "size of at least 8 pixels"),
+    (["simmim", *SMALL, "--batch-size", "65"], "a batch of 65 needs as many images, shapes has 64"),
+    (["simmim", "--device", "tpu"], "--device: invalid choice: 'tpu'"),
+    (["simmim", "--model", "vit_huge"], "--model: invalid choice: 'vit_huge'"),
+    (["simmim", *SMALL, "--data", "cifar11"], "no image set 'cifar11': choose one of cifar10"),
+    (["simmim", *SMALL, "--data", "imagenette"], "imagenette is not in .*python -m lib.data fetch imagenette"),
+    (["simmim", *SMALL, "--data", "imagenet"], "imagenet is not in .*image-net.org"),
+    (["simmim", *SMALL, "--data", "sets"], "sets cannot be used .*no folder train/"),
+    (["simmim", *SMALL, "--resume"], "holds no checkpoint to resume from"),
+    (["simmim", *SMALL, "--out", "/dev/null/run"], "cannot write to /dev/null/run"),
+    (["simmim", *SMALL, "--images", "1000000000000"], "not enough memory"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), WRONG, ids=[" ".join(arguments[:1] + arguments[-2:]) for arguments, _ in WRONG])
+def test_wrong_arguments_of_training_get_one_line(arguments, said, capsys):
+    if "not enough memory" in said:                                # the bar over all steps is there by then
+        assert call(training.train, *arguments) == 2
+        assert capsys.readouterr().err.splitlines()[-1].startswith("error: not enough memory; lower --batch-size")
+        return
+    assert_one_line(capsys, training.train, arguments, said)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a CUDA GPU")
+@pytest.mark.parametrize("program", [training.train, evaluation.evaluate])
+def test_no_gpu(program, capsys, run):
+    arguments = ["simmim", *SMALL] if program is training.train else [str(run)]
+    assert_one_line(capsys, program, [*arguments, "--device", "cuda"], "sees no CUDA GPU here; use --device cpu")
+
+
+def test_nan_stops_with_one_line_after_the_bar(capsys):
+    assert call(training.train, "simmim", *SMALL, "--learning-rate", "1e30") == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: the loss, or a weight, is not a finite number at step") and "learning_rate=1e+30" in last
+
+
+def test_interrupted_before_training_says_so(capsys):
+    def program():
+        raise KeyboardInterrupt
+
+    assert call(program) == 130 and capsys.readouterr().err == "interrupted\n"
+
+
+def test_an_error_of_the_program_keeps_its_traceback():
+    with pytest.raises(RuntimeError, match="a defect"):
+        call(lambda: (_ for _ in ()).throw(RuntimeError("a defect")))
+
+
+@pytest.mark.parametrize("command", [["lib.training", "simmim", "--epochs", "0"], ["lib.evaluation", "runs/none"]])
+def test_real_process_exits_with_2_and_one_line(command, tmp_path):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    answer = subprocess.run([sys.executable, "-m", *command], cwd=tmp_path, env=environment, capture_output=True, text=True,
+                            timeout=120)
+    assert answer.returncode == 2 and answer.stdout == ""
+    assert answer.stderr.startswith("error: ") and answer.stderr.count("\n") == 1
+
+
+# ------------------------------------------------------------------------------------------- train, then evaluate, for real
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "x"
+    assert call(training.train, "simmim", *SMALL, "--out", str(folder)) == 0
+    return folder
+
+
+def test_training_says_what_it_does(tmp_path, capsys):
+    command = ["mocov3", *SMALL, "--hidden", "16", "--dim", "8", "--out", "y"]
+    assert call(training.train, *command) == 0
+    out = capsys.readouterr().out
+    assert "mocov3 at scale smoke: 64 images of shapes, 4 steps of 16" in out and "into y" in out
+    assert re.search(r"done in .* min: loss \d\.\d{4} -> \d\.\d{4}, k-NN \d+\.\d%; weights in y/backbone.safetensors", out)
+    assert {"last.pt", "log.jsonl", "recipe.json", "backbone.safetensors"} <= {path.name for path in Path("y").iterdir()}
+    assert list(Path("y").glob("events.out.tfevents.*"))
+    assert_one_line(capsys, training.train, command, "already holds a run")
+    assert_one_line(capsys, training.train, [*command, "--resume", "--weight-decay", "0.3"],
+                    "was begun with weight_decay=.*, not weight_decay=0.3")
+
+
+def test_evaluation_writes_what_it_measured(run, capsys):
+    assert call(evaluation.evaluate, str(run), "--images", "200", "--out", "results/x.json", "--device", "cpu") == 0
+    out, result = capsys.readouterr().out, json.loads(Path("results/x.json").read_text())
+    assert result["recipe"]["objective"] == "simmim" and result["pooling"] == "mean"
+    assert result["training_images"] == 200 and result["device"] == "cpu" and result["data"] == "shapes"
+    assert "--images 200" in result["command"] and result["log"]
+    for network in ("trained", "untrained"):
+        for probe in ("knn", "linear"):
+            low, high = result[network][probe]["interval"]
+            accuracy = result[network][probe]["accuracy"]
+            assert 0 <= low < accuracy < high <= 1
+            assert re.search(rf"{network} +{probe}: {accuracy:.1%}", out)
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    ([], "required: run"),
+    (["nothing"], "nothing does not exist; a finished run leaves"),
+    (["sets"], "sets/backbone.safetensors does not exist"),
+    (["RUN", "--pooling", "max"], "--pooling: invalid choice"),
+    (["RUN", "--data", "cifar11"], "no image set 'cifar11'"),
+    (["RUN", "--data", "imagenette"], "imagenette is not in"),
+    (["RUN", "--images", "0"], "at least 1 image is needed, got a limit of 0"),
+    (["RUN", "--images", "5"], "N at least 20"),
+    (["RUN", "--images", "few"], "--images: invalid int value"),
+    (["RUN", "--out", "/dev/null/x/y.json"], "cannot write /dev/null/x/y.json"),
+    (["RUN", "--out", "sets"], "sets is a folder"),
+    (["RUN/recipe.json"], "cannot be read .*damaged"),
+    (["RUN", "--frobnicate"], "unrecognized arguments"),
+])
+def test_wrong_arguments_of_evaluation_get_one_line(arguments, said, capsys, run):
+    capsys.readouterr()
+    assert_one_line(capsys, evaluation.evaluate, [a.replace("RUN", str(run)) for a in arguments], said)
