@@ -22,8 +22,8 @@ from lib.training.recipes import recipe
 from lib.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
-MOCOV3 = ("mocov3 --scale smoke --data shapes --images 64 --epochs 2 --batch-size 16 --image-size 16 --patch-size 4 --hidden 32 "
-          "--dim 16 --warmup-epochs 0.5 --log-every 1 --knn-every 2 --device cpu")
+MOCOV3 = ("mocov3 --scale smoke --data shapes --images 64 --epochs 2 --batch-size 16 --image-size 16 --patch-size 4 "
+          "--hidden 32 --dim 16 --warmup-epochs 0.5 --log-every 1 --knn-every 2 --device cpu")
 SIMMIM = dict(images=64, epochs=2, batch_size=16, image_size=16, patch_size=4, mask_cell=1, warmup_epochs=0.5, log_every=2,
               knn_every=1, checkpoint_every=3, clip_norm=1.0, drop_path=0.0, device="cpu")
 

@@ -19,7 +19,7 @@ import matplotlib.pyplot as plt
 import torch
 
 from lib.data import Loaded, Shapes, views
-from lib.objectives.masked import cell_mask, count_masked, patchify, unpatchify
+from lib.objectives.masked import cell_mask, patchify, unpatchify
 from lib.training.recipes import recipe
 from lib.viz import plots
 

@@ -88,27 +88,28 @@ DIFFICULTIES = {
 
 
 @functools.cache
-def _shape_tables() -> Tensor:
+def _shape_tables(device: torch.device) -> Tensor:
     """Signed distance to the outline, in object units, inside positive: (10 * cells * cells,)."""
     axis = (np.arange(2 * SHAPE_CELLS) + 0.5) / SHAPE_CELLS * REACH - REACH
     x, y = np.meshgrid(axis, axis)
     insides = [inside(x, y) for inside in SHAPES.values()]
     distances = [distance_transform_edt(i) - distance_transform_edt(~i) for i in insides]
-    return torch.tensor(np.stack([d[::2, ::2] * REACH / SHAPE_CELLS for d in distances]), dtype=torch.float32).flatten()
+    distances = np.stack([d[::2, ::2] * REACH / SHAPE_CELLS for d in distances])
+    return torch.tensor(distances, dtype=torch.float32, device=device).flatten()
 
 
 @functools.cache
-def _texture_tables() -> Tensor:
+def _texture_tables(device: torch.device) -> Tensor:
     """Tiles between 0 and 1: (10 * cells * cells,)."""
     axis = (np.arange(TEXTURE_CELLS) + 0.5) / TEXTURE_CELLS
     x, y = np.meshgrid(axis, axis)
-    return torch.tensor(np.stack([tile(x, y) for tile in TEXTURES.values()]), dtype=torch.float32).flatten()
+    return torch.tensor(np.stack([tile(x, y) for tile in TEXTURES.values()]), dtype=torch.float32, device=device).flatten()
 
 
 @functools.cache
-def _noise_table() -> Tensor:
+def _noise_table(device: torch.device) -> Tensor:
     """Standard normal noise, looked up at a random offset: (2^16,)."""
-    return torch.tensor(np.random.default_rng(0).standard_normal(2**16), dtype=torch.float32)
+    return torch.tensor(np.random.default_rng(0).standard_normal(2**16), dtype=torch.float32, device=device)
 
 
 class Shapes:
@@ -200,8 +201,9 @@ class Shapes:
         axis = (torch.arange(self.size, device=self.device) + 0.5) * 2 / self.size - 1
         x, y = axis[None, None, :], axis[None, :, None]                            # (1, 1, S), (1, S, 1)
         inside = self._shape(x, y, f["shape"], f["position"], f["radius"], f["angle"])          # (B, S, S)
-        filling, backing = (self._texture(x, y, f[what], f["texture_angle"][:, k], f["texture_period"][:, k],
-                                          f["texture_phase"][:, 2 * k:2 * k + 2]) for k, what in enumerate(("texture", "ground")))
+        angles, periods, phases = f["texture_angle"].T, f["texture_period"].T, f["texture_phase"].split(2, dim=1)
+        filling = self._texture(x, y, f["texture"], angles[0], periods[0], phases[0])             # (B, S, S)
+        backing = self._texture(x, y, f["ground"], angles[1], periods[1], phases[1])              # (B, S, S)
         blobs = [self._blob(x, y, f, k) for k in range(self.difficulty.clutter)]
         shade = self._shade(x, y, f)
         tones = f["tones"].to(self.device)                                         # (B, 2, 2, 3)
@@ -232,7 +234,7 @@ class Shapes:
         column = ((u + REACH) * scale).clamp_(0, SHAPE_CELLS - 1).int()
         row = ((v + REACH) * scale).clamp_(0, SHAPE_CELLS - 1).int()
         index = row * SHAPE_CELLS + column + self._column(shape.int() * SHAPE_CELLS**2)
-        distance = _shape_tables().to(self.device).take(index.long())              # in object units
+        distance = _shape_tables(self.device).take(index.long())              # in object units
         return (distance * self._column(radius * self.size / 2) + 0.5).clamp_(0, 1)
 
     def _texture(self, x, y, texture, angle, period, phase) -> Tensor:
@@ -242,7 +244,7 @@ class Shapes:
         column = (u * TEXTURE_CELLS).int() & (TEXTURE_CELLS - 1)
         row = (v * TEXTURE_CELLS).int() & (TEXTURE_CELLS - 1)
         index = row * TEXTURE_CELLS + column + self._column(texture.int() * TEXTURE_CELLS**2)
-        return _texture_tables().to(self.device).take(index.long())
+        return _texture_tables(self.device).take(index.long())
 
     def _blob(self, x, y, f, k: int) -> tuple[Tensor, Tensor]:
         """Clutter: a soft disk of a random tone of the object or the ground, -> cover (B, S, S), colour (B, 3, 1, 1)."""
@@ -259,5 +261,5 @@ class Shapes:
         """Light from one side and pixel noise: (B, S, S), to be added."""
         cos, sin = ((g(f["light_angle"].double()) * f["light"] / 2).float() for g in (torch.cos, torch.sin))
         pixel = torch.arange(self.size**2, device=self.device).view(self.size, self.size)
-        noise = _noise_table().to(self.device).take((pixel + self._column(f["noise_offset"])) & (2**16 - 1))
+        noise = _noise_table(self.device).take((pixel + self._column(f["noise_offset"])) & (2**16 - 1))
         return x * self._column(cos) + y * self._column(sin) + noise * self.difficulty.noise

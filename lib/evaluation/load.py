@@ -1,8 +1,6 @@
 """A trained backbone from the folder of its run."""
 from pathlib import Path
 
-import torch
-
 from lib.errors import CourseError
 from lib.models.vit import ViT
 from lib.training.build import build, from_description
@@ -11,7 +9,7 @@ from lib.training.recipes import Recipe
 
 
 def load_backbone(path: str | Path) -> tuple[ViT, Recipe]:
-    """From a run's folder, or its backbone.safetensors -> backbone in eval mode, recipe. Raises CourseError if damaged."""
+    """A run's folder, or its backbone.safetensors -> backbone in eval mode, recipe. Raises CourseError if damaged."""
     path = Path(path)
     path = path / "backbone.safetensors" if path.is_dir() else path
     weights, described = read_export(path)
@@ -23,13 +21,12 @@ def load_backbone(path: str | Path) -> tuple[ViT, Recipe]:
     for name in sorted(shapes.keys() | weights.keys()):
         if name not in weights or tuple(weights[name].shape) != shapes.get(name):
             has = tuple(weights[name].shape) if name in weights else "missing"
-            raise CourseError(f"{path} does not fit its own recipe: {name} is {has}, expected {shapes.get(name, 'no such weight')}; "
-                              "it was written by another version of the course")
+            raise CourseError(f"{path} does not fit its own recipe: {name} is {has}, expected "
+                              f"{shapes.get(name, 'no such weight')}; it was written by another version of the course")
     backbone.load_state_dict(weights)
     return backbone.eval(), recipe
 
 
 def untrained_backbone(recipe: Recipe) -> ViT:
     """The same network before its first step."""
-    torch.manual_seed(recipe.seed)
     return build(recipe).backbone.eval()

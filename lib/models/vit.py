@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from lib.errors import CourseError
 
 # name: (dim, depth, heads). `vit_nano` is for seconds on a CPU, `vit_micro` for minutes. From `vit_small` on these are the
-# sizes of the papers: MoCo v3, Table 1 (its ViT-S has 12 heads, not DeiT's 6), ViT, Table 1. `vit_tiny` has DeiT-Ti's width and depth with
-# heads as wide as MoCo v3's ViT-S (32 numbers each), so that there are 6 to compare.
+# sizes of the papers: MoCo v3, Table 1 (its ViT-S has 12 heads, not DeiT's 6), ViT, Table 1. `vit_tiny` has DeiT-Ti's width
+# and depth with heads as wide as MoCo v3's ViT-S (32 numbers each), so that there are 6 to compare.
 SIZES = {
     "vit_nano": (48, 3, 3),
     "vit_micro": (96, 6, 3),

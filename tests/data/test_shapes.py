@@ -165,9 +165,9 @@ def erode(mask: torch.Tensor) -> torch.Tensor:
 
 def test_all_classes_and_tables_are_there():
     assert len(SHAPES) == len(TEXTURES) == 10 and Shapes().classes == list(SHAPES)
-    tables = shapes._texture_tables().view(10, -1)
+    tables = shapes._texture_tables(torch.device("cpu")).view(10, -1)
     assert 0 <= tables.min() and tables.max() <= 1
-    distances = shapes._shape_tables().view(10, -1)
+    distances = shapes._shape_tables(torch.device("cpu")).view(10, -1)
     assert torch.pdist((distances > 0).float()).min() > 30                          # no two shapes are nearly the same
     assert torch.pdist(tables).min() > 10
 

@@ -173,11 +173,10 @@ def test_an_error_of_the_program_keeps_its_traceback():
         call(lambda: (_ for _ in ()).throw(RuntimeError("a defect")))
 
 
-@pytest.mark.parametrize("command", [["lib.training", "simmim", "--epochs", "0"], ["lib.evaluation", "runs/none"]])
-def test_real_process_exits_with_2_and_one_line(command, tmp_path):
+def test_real_process_exits_with_2_and_one_line(tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    answer = subprocess.run([sys.executable, "-m", *command], cwd=tmp_path, env=environment, capture_output=True, text=True,
-                            timeout=120)
+    answer = subprocess.run([sys.executable, "-m", "lib.training", "simmim", "--epochs", "0"], cwd=tmp_path, env=environment,
+                            capture_output=True, text=True, timeout=120)
     assert answer.returncode == 2 and answer.stdout == ""
     assert answer.stderr.startswith("error: ") and answer.stderr.count("\n") == 1
 

@@ -23,8 +23,8 @@ def test_mocov3_as_published():
     r = recipe("mocov3", "paper")
     published = dict(model="vit_base", image_size=224, patch_size=16, positions="sincos", epochs=300, batch_size=4096,
                      learning_rate=2.4e-3, warmup_epochs=40, warmup_start=0, schedule="cosine", weight_decay=0.1,
-                     decay_all=True, beta2=0.999, clip_norm=0, hidden=4096, dim=256, temperature=0.2, momentum=0.99, freeze_patches=True,
-                     crop_min=0.08, drop_path=0, layer_scale=0)
+                     decay_all=True, beta2=0.999, clip_norm=0, hidden=4096, dim=256, temperature=0.2, momentum=0.99,
+                     freeze_patches=True, crop_min=0.08, drop_path=0, layer_scale=0)
     assert {name: getattr(r, name) for name in published} == pytest.approx(published)
 
 
