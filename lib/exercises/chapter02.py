@@ -6,19 +6,30 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lib.errors import CourseError
-from lib.exercises import check, compare
+from lib.exercises import check
 
 
 def _numbers(got, expected: tuple[float, ...], mistakes: dict[str, tuple[float, ...]], given: str) -> None:
-    """`compare` for plain numbers and tuples of them."""
-    parts = got if isinstance(got, tuple | list) else (got,)
+    """`compare` for plain numbers and tuples of them, to one part in 10⁴."""
+    parts = got if isinstance(got, tuple | list) else [got]
+    flat = [number for part in parts for number in (part.flatten().tolist() if isinstance(part, Tensor) else [part])]
     try:
-        got = torch.tensor([float(part) for part in parts], dtype=torch.float64)
+        numbers = tuple(float(number) for number in flat)
+        came = str(len(numbers))
     except (TypeError, ValueError):
-        raise CourseError(f"{given}, {len(expected)} number(s) were expected, and {type(parts[0]).__name__} came. "
-                          "Is the return missing, or the mean?") from None
-    compare(got, torch.tensor(expected, dtype=torch.float64),
-            {text: torch.tensor(wrong, dtype=torch.float64) for text, wrong in mistakes.items()}, given)
+        numbers, came = (), f"a {type(got).__name__}"
+    if len(numbers) != len(expected):
+        wanted = "one number was" if len(expected) == 1 else f"{len(expected)} numbers were"
+        why = "Is the return missing?" if got is None else "Is a mean missing?" if len(numbers) > len(expected) else ""
+        raise CourseError(f"{given}, {wanted} expected, and {came} came. {why}")
+    if not _same(numbers, expected):
+        hint = next((text for text, wrong in mistakes.items() if _same(numbers, wrong)), "")
+        right, wrong = (" and ".join(f"{number:.4f}" for number in some) for some in (expected, numbers))
+        raise CourseError(f"{given}, {right} was expected, and {wrong} came. {hint}")
+
+
+def _same(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return all(math.isclose(x, y, rel_tol=1e-4) or (math.isnan(x) and math.isnan(y)) for x, y in zip(a, b))
 
 
 @check
@@ -30,21 +41,22 @@ def check_half_life(half_life) -> str:
             "A number of steps is positive: both logarithms are negative, divide one by the other.":
                 (-math.log(0.5) / math.log(m),),
             "The new weight counts 1 - m; the old one counts m.": (math.log(0.5) / math.log(1 - m),),
-            "m + m + … is not how it goes: after n steps the old weight counts m to the power n.": (0.5 / (1 - m),),
+            "The old weight does not lose the same amount at every step: after n steps it counts m to the power n.":
+                (0.5 / (1 - m),),
             "Divide the other way round: n = log(1/2) / log(m).": (math.log(m) / math.log(0.5),),
         }
         _numbers(half_life(m), (math.log(0.5) / math.log(m),), mistakes, f"For a momentum of {m}")
     return "At 0.99 the keys remember about 69 steps."
 
 
-def _nt_xent(z1: Tensor, z2: Tensor, temperature: float, normalised: bool = True, itself: bool = False,
-             partner_off: bool = False, both: bool = True) -> Tensor:
+def _nt_xent(z1: Tensor, z2: Tensor, temperature: float, normalised: bool = True, diagonal: float | None = -torch.inf,
+             partner: Tensor | None = None, both: bool = True) -> Tensor:
     """SimCLR's loss, right, or with one of the usual mistakes."""
     z = torch.cat([z1, z2])
     z = F.normalize(z, dim=1) if normalised else z
     logits = z @ z.T / temperature
-    logits = logits if itself else logits.fill_diagonal_(-torch.inf)
-    partner = torch.arange(len(z)).roll(1 if partner_off else len(z1))
+    logits = logits if diagonal is None else logits.fill_diagonal_(diagonal)
+    partner = torch.arange(len(z)).roll(len(z1)) if partner is None else partner
     losses = F.cross_entropy(logits, partner, reduction="none")
     return losses.mean() if both else losses[:len(z1)].mean()
 
@@ -58,8 +70,13 @@ def check_nt_xent(nt_xent) -> str:
     mistakes = {
         "The vectors need length 1 before they are compared.": _nt_xent(z1, z2, 0.2, normalised=False),
         "A vector may not choose itself: fill the diagonal of the logits with minus infinity.":
-            _nt_xent(z1, z2, 0.2, itself=True),
-        "The partner of i is i + B, and of i + B it is i.": _nt_xent(z1, z2, 0.2, partner_off=True),
+            _nt_xent(z1, z2, 0.2, diagonal=None),
+        "You set the diagonal to 0, which is a logit like another: exp(0) is 1. It takes minus infinity.":
+            _nt_xent(z1, z2, 0.2, diagonal=0),
+        "The loss is infinite, as some vector is asked to choose itself: the partner of i is i + B, and of i + B it is i.":
+            torch.tensor(torch.inf),
+        "You take neighbours for partners; but the first views come first: the partner of i is i + B, and of i + B it is i.":
+            _nt_xent(z1, z2, 0.2, partner=torch.arange(10) ^ 1),
         "You ask only the first views; the second views are queries too.": _nt_xent(z1, z2, 0.2, both=False),
         "These are B keys, as in MoCo; here each of 2B vectors chooses among the 2B - 1 others.":
             F.cross_entropy(logits, torch.arange(5)),
@@ -120,9 +137,6 @@ def check_effective_rank(effective_rank) -> str:
     }
     _numbers(effective_rank(features.clone()), (rank(values),), mistakes, "For features of uneven dimensions")
     flat = torch.ones(4, 1).double() @ torch.ones(1, 3).double()
-    got = effective_rank(flat)
-    if not math.isfinite(float(got)):
-        raise CourseError("for features that are all the same, 1 was expected, and nan came. 0 log 0 is 0: torch.special.entr "
-                          "knows that")
-    _numbers(got, (1.0,), {}, "For features that are all the same")
+    mistakes = {"0 log 0 is 0, and not nan: torch.special.entr knows that.": (math.nan,)}
+    _numbers(effective_rank(flat), (1.0,), mistakes, "For features that are all the same")
     return "Collapsed features have rank 1, whatever their width."

@@ -10,24 +10,27 @@ from lib.exercises import check, compare
 @check
 def check_hidden_share(hidden_share) -> str:
     """hidden_share(pixels, patch_size, cell, ratio) -> a number from 0 to 1."""
-    for pixels, patch_size, cell, ratio in ((224, 16, 2, 0.6), (64, 8, 2, 0.6), (96, 8, 3, 0.5)):
+    for pixels, patch_size, cell, ratio in ((64, 8, 2, 0.6), (224, 16, 2, 0.6), (96, 8, 3, 0.5)):
         side = pixels // patch_size
         cells, patches = (side // cell) ** 2, side**2
         right = math.ceil(ratio * cells) / cells
         mistakes = {
             "The number of masked cells is a whole number: round up.": ratio,
-            "Round up, not down.": math.floor(ratio * cells) / cells,
-            "Round up, not to the nearest.": round(ratio * cells) / cells,
+            "Round up, not to the nearest.": round(ratio * cells) / cells,         # right for 64 pixels, so it stands
+            "Round up, not down.": math.floor(ratio * cells) / cells,              # before this one, wrong for both
+            "What is whole already stays as it is: round up with math.ceil.": (math.floor(ratio * cells) + 1) / cells,
             "Whole cells are masked, not single patches: a cell is cell x cell patches.": math.ceil(ratio * patches) / patches,
             "There are as many cells along y as along x: square it.": math.ceil(ratio * side / cell) / (side / cell),
             "That is the number of masked cells; divide it by the number of all cells.": math.ceil(ratio * cells),
             "That is the share that stays visible.": 1 - right,
         }
         got = hidden_share(pixels, patch_size, cell, ratio)
-        if not isinstance(got, int | float):
-            raise CourseError(f"a number was expected, and a {type(got).__name__} came. Is the return missing?")
-        if abs(got - right) > 1e-9:
-            hint = next((text for text, wrong in mistakes.items() if abs(got - wrong) < 1e-9), "")
+        try:
+            got = float(got)
+        except (TypeError, ValueError, RuntimeError):
+            raise CourseError(f"a number was expected, and a {type(got).__name__} came. Is the return missing?") from None
+        if not math.isclose(got, right, rel_tol=1e-5):
+            hint = next((text for text, wrong in mistakes.items() if math.isclose(got, wrong, rel_tol=1e-5)), "")
             raise CourseError(f"for {pixels} pixels, patches of {patch_size}, cells of {cell} and a ratio of {ratio}, "
                               f"{right:.4f} was expected, and {got:.4f} came. {hint}")
     return "61 % of an image of 224 pixels, though the ratio is 0.6."
@@ -61,8 +64,9 @@ def check_normalize_patches(normalize_patches) -> str:
 
 
 def _noise() -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(2, 6, 4, generator=generator).double(), torch.rand(2, 6, generator=generator)
+    """Tokens (B, N, D) and noise (B, N), in an order that no mistake below gets by chance."""
+    tokens = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))
+    return tokens, torch.tensor([[0.2, 0.4, 0.6, 0.1, 0.5, 0.3], [0.3, 0.5, 0.2, 0.6, 0.4, 0.1]])
 
 
 @check
@@ -74,7 +78,7 @@ def check_keep_visible(keep_visible) -> str:
     mask = torch.ones(2, 6, dtype=torch.bool).scatter(1, order[:, :2], False)
     got = keep_visible(tokens.clone(), noise.clone(), 2)
     if not (isinstance(got, tuple | list) and len(got) == 2):
-        raise CourseError(f"two results were expected, the visible tokens and the mask, and {type(got).__name__} came. "
+        raise CourseError(f"two results were expected, the visible tokens and the mask, and a {type(got).__name__} came. "
                           "Is the return missing, or one of the two?")
     compare(got[0], visible, {
         "These are the largest numbers; keep the smallest.": tokens.take_along_dim(order[:, -2:, None], 1),
@@ -87,13 +91,17 @@ def check_keep_visible(keep_visible) -> str:
             tokens.take_along_dim(order.argsort(1)[:, :2, None], 1),
         "All images share the choice of the first one; each image has noise of its own.":
             tokens.take_along_dim(order[:1, :2, None].expand(2, -1, -1), 1),
+        "This is the mask; the visible tokens come first.": mask,
     }, "For 6 tokens of which 2 are kept")
     if not isinstance(got[1], torch.Tensor) or got[1].dtype != torch.bool:
-        raise CourseError("the mask should be a tensor of bool, True is masked")
+        came = f"one of {got[1].dtype}" if isinstance(got[1], torch.Tensor) else f"a {type(got[1]).__name__}"
+        raise CourseError(f"the mask should be a tensor of bool, True is masked, and {came} came")
     compare(got[1].double(), mask.double(), {
         "The polarity is the other way round: True is masked.": (~mask).double(),
         "The mask is in the order of the noise; it belongs in the order of the image.":
             (torch.arange(6) >= 2).expand(2, 6).double(),
+        "You compare places with `keep`; compare ranks: argsort once gives the places in order, twice gives the ranks.":
+            (order >= 2).double(),
     }, "For the mask, where 1 is masked,")
     return "Two tokens of each image stay, and the mask says which are gone."
 
@@ -102,7 +110,7 @@ def check_keep_visible(keep_visible) -> str:
 def check_put_back(put_back) -> str:
     """put_back(visible (B, keep, D), noise (B, N), mask_token (D,)) -> (B, N, D)."""
     tokens, noise = _noise()
-    order, token = noise.argsort(1), torch.full((4,), 7.0).double()
+    order, token = noise.argsort(1), torch.full((4,), 7.0)
     visible = tokens.take_along_dim(order[:, :2, None], 1)
     mask = torch.ones(2, 6, dtype=torch.bool).scatter(1, order[:, :2], False)
     everything = torch.cat([visible, token.expand(2, 4, 4)], 1)
