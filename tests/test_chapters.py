@@ -128,7 +128,7 @@ def leaks(notebook: NotebookNode) -> list[str]:
 
 # ----------------------------------------------------------------------------------------------------- the exercises
 
-SOLUTION = re.compile(r"<details><summary>Solution</summary>\s*```python\n(.*?)```\s*</details>", re.DOTALL)
+SOLUTION = re.compile(r"<details><summary>Solution</summary>\s*```python\n(.*?)```.*?</details>", re.DOTALL)
 
 
 def exercises(notebook: NotebookNode) -> list[tuple[str, str]]:

@@ -40,7 +40,7 @@ def check_hidden_share(hidden_share) -> str:
 def check_normalize_patches(normalize_patches) -> str:
     """normalize_patches(patches (B, N, 3 p²)) -> the same shape."""
     patches = torch.rand(2, 3, 12, generator=torch.Generator().manual_seed(0)).double() * 0.01
-    patches[0, 0] = 0.25                                                           # a patch of one colour
+    patches[0, 0] = 0.25                                                           # a patch of equal numbers
     mean, variance = patches.mean(-1, keepdim=True), patches.var(-1, keepdim=True)
     centred, biased = patches - mean, patches.var(-1, keepdim=True, correction=0)
     right = centred / (variance + 1e-6).sqrt()
@@ -57,10 +57,10 @@ def check_normalize_patches(normalize_patches) -> str:
     }
     got = normalize_patches(patches.clone())
     if isinstance(got, torch.Tensor) and not got.isfinite().all():
-        raise CourseError("for a patch of one single colour, zeros were expected, and nan came. Add 1e-6 to the variance "
+        raise CourseError("for a patch of equal numbers, zeros were expected, and nan came. Add 1e-6 to the variance "
                           "before you take the root")
-    compare(got, right, mistakes, "For faint patches, one of a single colour")
-    return "A patch of one colour becomes zeros, and no patch counts more for its contrast."
+    compare(got, right, mistakes, "For faint patches, one of equal numbers")
+    return "A patch of equal numbers becomes zeros, and no patch counts more for its contrast."
 
 
 def _noise() -> tuple[torch.Tensor, torch.Tensor]:

@@ -34,7 +34,10 @@ def count_masked(side: int, cell: int, ratio: float) -> int:
         raise CourseError(f"a grid of {side} x {side} patches does not divide into cells of {cell} x {cell}")
     if not 0 < ratio < 1:
         raise CourseError(f"the mask ratio must lie between 0 and 1, got {ratio}")
-    return math.ceil(ratio * (side // cell) ** 2) * cell**2
+    cells = (side // cell) ** 2
+    if math.ceil(ratio * cells) == cells:
+        raise CourseError(f"a mask ratio of {ratio} hides all {cells} cells of {cell} x {cell} patches; lower it, or the cells")
+    return math.ceil(ratio * cells) * cell**2
 
 
 def cell_mask(keys: Tensor, side: int, cell: int, ratio: float) -> Tensor:
