@@ -400,7 +400,7 @@ figure, axis = plt.subplots()
 for (name, (spreads, _)), color, line in zip(runs.items(), ("#0072B2", "black", "black", "#CC79A7"), ("-", "-", ":", "-")):
     axis.plot(spreads, color=color, ls=line, lw=2, label=name)
 axis.set(xlabel="step", ylabel="spread of projections", ylim=(0, 1.1), title="Pulling alone collapses")
-axis.legend(loc="center right")
+axis.legend(loc="center right", bbox_to_anchor=(1, 0.42))
 plots.show(figure, alt="Spread over forty steps: MoCo v3 and the predictor stay high, the two that only pull fall to zero.")
 
 # %% [markdown]
@@ -434,7 +434,7 @@ from pathlib import Path
 
 measured = json.loads(Path("../data/results/imagenette-mocov3.json").read_text())
 r = measured["recipe"]
-print(f"{r['model']}, {r['image_size']} px, {r['epochs']} epochs, batch {r['batch_size']}, {measured['device']}")
+print(f"{r['model']}, {r['image_size']} px, {r['epochs']} epochs, {measured['training']['minutes']:.0f} minutes on a CPU")
 for name in ("trained", "untrained"):
     scores = {probe: measured[name][probe] for probe in ("knn", "linear")}
     print(f"{name:>10}:", ", ".join(f"{probe} {s['accuracy']:.1%} ({s['interval'][0]:.1%} to {s['interval'][1]:.1%})"

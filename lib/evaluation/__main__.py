@@ -20,7 +20,7 @@ from lib.evaluation.linear import linear_probe
 from lib.evaluation.load import load_backbone, untrained_backbone
 from lib.evaluation.neighbors import knn_predict
 from lib.training.checkpoint import write_atomically
-from lib.training.recipes import describe
+from lib.training.recipes import Recipe, command, describe
 from lib.training.trainer import pick_device
 
 
@@ -31,6 +31,14 @@ def bootstrap(correct: torch.Tensor, draws: int = 2000) -> list[float]:
     """
     shares = np.random.default_rng(0).binomial(len(correct), correct.float().mean().item(), draws) / len(correct)
     return np.quantile(shares, [0.025, 0.975]).tolist()
+
+
+def minutes(log: list[dict], recipe: Recipe) -> float:
+    """How long the steps of a run took, by its log: views, training and reading, without k-NN and checkpoints."""
+    lines = [line for line in log if "images_per_second" in line]
+    steps = [line["step"] - before for line, before in zip(lines, [0, *(line["step"] for line in lines)])]
+    seconds = sum(n * recipe.batch_size / line["images_per_second"] for n, line in zip(steps, lines))
+    return round(seconds / 60, 1)
 
 
 def measure(backbone, train, val, pooling: str) -> dict:
@@ -82,6 +90,7 @@ def evaluate() -> None:
     log = Path(a.run) / "log.jsonl"
     if log.exists():
         result["log"] = [json.loads(line) for line in log.read_text().splitlines()]
+        result["training"] = {"command": command(recipe), "device": recipe.device, "minutes": minutes(result["log"], recipe)}
     if a.out:
         write_atomically(Path(a.out), lambda temporary: temporary.write_text(json.dumps(result, indent=1) + "\n"))
 

@@ -11,14 +11,17 @@ NAMES = {"mocov3": "MoCo v3", "simmim": "SimMIM"}
 
 def table(folder: Path = ROOT / "data" / "results") -> str:
     """Markdown: a line for each imagenette-*.json, trained beside untrained."""
-    lines = ["| | images seen | k-NN | k-NN, untrained | linear | linear, untrained |", "|---|---|---|---|---|---|"]
+    lines = ["| | images seen | minutes | k-NN | k-NN, untrained | linear | linear, untrained |",
+             "|---|---|---|---|---|---|---|"]
     for path in sorted(folder.glob("imagenette-*.json")):
         result = json.loads(path.read_text())
         recipe = result["recipe"]
         cells = [f"{100 * m['accuracy']:.1f} % ({100 * m['interval'][0]:.1f}–{100 * m['interval'][1]:.1f})"
                  for probe in ("knn", "linear") for m in (result["trained"][probe], result["untrained"][probe])]
         seen = max(line["step"] for line in result["log"]) * recipe["batch_size"]
-        lines.append(f"| {NAMES[recipe['objective']]}, {recipe['epochs']} epochs | {seen:,} | {' | '.join(cells)} |")
+        cells = [f"{NAMES[recipe['objective']]}, {recipe['epochs']} epochs", f"{seen:,}",
+                 f"{result['training']['minutes']:.0f}", *cells]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

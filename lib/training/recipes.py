@@ -135,6 +135,20 @@ def objective_of(r: Recipe) -> str:
     return next(objective for (objective, _), known in RECIPES.items() if type(known) is type(r))
 
 
+def command(r: Recipe) -> str:
+    """The shortest command line that trains a recipe: the nearest scale, and a flag for every field that differs from it."""
+    def flag(name: str, value) -> str:
+        name = name.replace("_", "-")
+        return f"--{name} {value}" if not isinstance(value, bool) else f"--{name}" if value else f"--no-{name}"
+
+    objective, mine = objective_of(r), asdict(r)
+    lines = []
+    for scale in SCALES:
+        changed = [flag(k, mine[k]) for k, default in asdict(RECIPES[objective, scale]).items() if mine[k] != default]
+        lines.append(" ".join([f"python -m lib.training {objective} --scale {scale}", *changed]))
+    return min(lines, key=len)
+
+
 def describe(r: Recipe) -> dict:
     """A recipe as plain data, for files."""
     return {"objective": objective_of(r)} | asdict(r)

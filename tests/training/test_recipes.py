@@ -8,7 +8,7 @@ from lib.errors import CourseError
 from lib.objectives.contrastive import MoCoV3
 from lib.objectives.masked import SimMIM
 from lib.training.build import build, from_description
-from lib.training.recipes import OBJECTIVES, RECIPES, SCALES, describe, objective_of, recipe
+from lib.training.recipes import OBJECTIVES, RECIPES, SCALES, command, describe, objective_of, recipe
 
 
 def test_every_objective_has_every_scale():
@@ -92,3 +92,13 @@ def test_unknown_recipes_are_named():
         recipe("byol")
     with pytest.raises(CourseError, match="scales smoke, course, paper"):
         recipe("mocov3", "large")
+
+
+@pytest.mark.parametrize("changes", [{}, {"epochs": 7}, {"freeze_patches": True, "learning_rate": 3e-4, "compile": True}])
+def test_the_command_of_a_recipe_trains_that_recipe(changes, monkeypatch):
+    from lib.training.__main__ import parse
+
+    r = recipe("mocov3", "smoke", **changes)
+    monkeypatch.setattr("sys.argv", command(r).split()[2:])
+    assert parse()[2] == r
+    assert len(command(r).split()) <= 6 + 2 * len(changes)
