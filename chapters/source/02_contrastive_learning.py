@@ -302,7 +302,7 @@ plots.show(figure, alt="Bars for ten shapes: after training, more of the nearest
 # cosine between their projections:
 
 # %%
-def mean_similarity(network, source, count=1000):
+def mean_similarity(network, source, count=800):
     """Mean cosine between view 1 of shape a and view 2 of shape b: (10, 10); the average over all pairs is taken out."""
     picked, labels = torch.arange(count), source.labels(torch.arange(count))
     batch = network.prepare(source.images(picked), picked)
@@ -372,7 +372,7 @@ def forty_steps(loss_of, source, settings):
     optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=2e-3)
     spreads = []
     for step in range(40):
-        picked = torch.arange(64 * step, 64 * step + 64)
+        picked = torch.arange(48 * step, 48 * step + 48)
         batch = network.prepare(source.images(picked), picked)
         network.begin_step(0.0)
         loss = loss_of(network, batch)

@@ -256,7 +256,7 @@ print(f"untrained k-NN ≈ {untrained:.0%}, SimMIM k-NN ≈ {score:.0%}")
 print("training added at least 10 points:", score - untrained > 0.10)
 
 # %% [markdown]
-# In between: it gains, and less than the contrastive network did, though it saw each image three times as often. A likely reason:
+# In between: it gains, and less than the contrastive network did, though it saw each image more than twice as often. A likely reason:
 # to fill in a patch you must know *what is where*, to be found again among views you must know *what*, wherever it is, and
 # nearest neighbours reward the second. Whether a representation is "better" depends on what you ask of it: chapter 04 asks in four
 # ways.
@@ -277,7 +277,7 @@ def leaky_loss(network, batch):
 
 
 # %%
-def short_run(loss_of, source, settings, steps=150):
+def short_run(loss_of, source, settings, steps=100):
     """Train with a loss; -> the network and the loss at every step."""
     network = build(settings)
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
@@ -501,7 +501,7 @@ chapter03.check_put_back(put_back);
 # - For nearest neighbours, this run gave less than the contrastive one. What MIM's features are good for shows in other
 #   questions: fine-tuning and dense prediction (chapter 04), texture and high frequencies (chapter 07).
 #
-# **Limits.** Ten epochs of a network with three blocks on a 4 × 4 grid, where a cell is a single patch; one seed; much noise.
+# **Limits.** Eight epochs of a network with three blocks on a 4 × 4 grid, where a cell is a single patch; one seed; much noise.
 # None of it says how the two objectives compare at the papers' scale.
 #
 # **References.** Xie et al. 2022, *SimMIM: A Simple Framework for Masked Image Modeling*, sections 3.2 to 3.4. He et al. 2022,
