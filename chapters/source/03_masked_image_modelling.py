@@ -277,7 +277,7 @@ def leaky_loss(network, batch):
 
 
 # %%
-def short_run(loss_of, source, settings, steps=100):
+def short_run(loss_of, source, settings, steps=150):
     """Train with a loss; -> the network and the loss at every step."""
     network = build(settings)
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
