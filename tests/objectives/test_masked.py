@@ -51,7 +51,7 @@ def test_masks_of_the_paper():
     assert (cells.all(2).sum(1) == 30).all()
 
 
-@pytest.mark.parametrize(("side", "cell", "ratio"), [(4, 1, 0.6), (4, 2, 0.5), (12, 3, 0.25), (8, 4, 0.9), (6, 2, 0.01)])
+@pytest.mark.parametrize(("side", "cell", "ratio"), [(4, 1, 0.6), (4, 2, 0.5), (12, 3, 0.25), (8, 4, 0.7), (6, 2, 0.01)])
 def test_every_image_has_the_same_number_of_masked_cells(side, cell, ratio):
     masks = cell_mask(random.combine("n", torch.arange(50)), side, cell, ratio)
     assert (masks.sum(1) == math.ceil(ratio * (side // cell) ** 2) * cell**2).all()
@@ -162,3 +162,8 @@ def train(leak: bool, steps: int = 60) -> float:
 
 def test_masking_is_what_makes_it_hard():
     assert train(leak=True) < 0.6 * train(leak=False)
+
+
+def test_a_mask_that_hides_everything_is_refused():
+    with pytest.raises(CourseError, match="hides all 4 cells"):
+        cell_mask(random.combine("n", torch.arange(2)), side=8, cell=4, ratio=0.9)
