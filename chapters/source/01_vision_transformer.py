@@ -32,8 +32,8 @@ from lib.models import vit as models
 from lib.viz import plots
 
 plots.style()
-torch.set_grad_enabled(False)                                      # nothing is trained in this chapter
-torch.set_num_threads(1)                                           # the order of a sum, so its last digits, stays the same
+torch.set_grad_enabled(False)  # nothing is trained in this chapter
+torch.set_num_threads(1)  # the order of a sum, so its last digits, stays the same
 
 # %% [markdown]
 # ## 1. Patches: an image becomes a sentence
@@ -148,9 +148,9 @@ def close(a, b, tolerance=1e-5):
 # %%
 torch.manual_seed(0)
 model = models.init_xavier(models.create("vit_tiny", image_size=64, patch_size=8)).eval()
-kernel, bias = model.patch_embed.proj.weight, model.patch_embed.proj.bias      # (192, 3, 8, 8), (192)
-by_matrix = patchify(image, 8) @ kernel.flatten(1).T + bias                    # (1, 64, 192)
-by_convolution = F.conv2d(image, kernel, bias, stride=8).flatten(2).mT         # (1, 64, 192)
+kernel, bias = model.patch_embed.proj.weight, model.patch_embed.proj.bias  # (192, 3, 8, 8), (192)
+by_matrix = patchify(image, 8) @ kernel.flatten(1).T + bias  # (1, 64, 192)
+by_convolution = F.conv2d(image, kernel, bias, stride=8).flatten(2).mT  # (1, 64, 192)
 close(by_matrix, by_convolution)
 
 # %% [markdown]
@@ -164,8 +164,8 @@ close(by_matrix, by_convolution)
 
 # %%
 colours = patchify(image, 8).reshape(64, 3, 64).mean(-1)                       # (64, 3)
-logits = colours @ colours.T / math.sqrt(3)                                    # (64, 64) who resembles whom
-attention = logits.softmax(-1)                                                 # (64, 64) rows sum to 1
+logits = colours @ colours.T / math.sqrt(3)  # (64, 64) who resembles whom
+attention = logits.softmax(-1)  # (64, 64) rows sum to 1
 covered = F.avg_pool2d(shapes.masks(torch.tensor([13])).float(), 8).flatten()  # (64,) share of object in each patch
 on_object, on_ground = covered.argmax().item(), covered.argmin().item()
 
@@ -209,8 +209,8 @@ def attend_loop(q, k, v):
     y, (B, heads, N, d) = torch.zeros_like(v), q.shape
     for b, h, n in itertools.product(range(B), range(heads), range(N)):
         logits = torch.stack([q[b, h, n] @ k[b, h, m] for m in range(N)]) / math.sqrt(d)
-        weights = (logits - logits.max()).exp()                        # minus the largest: exp cannot overflow
-        weights = weights / weights.sum()                              # (N,) the row of A for query n
+        weights = (logits - logits.max()).exp()  # minus the largest: exp cannot overflow
+        weights = weights / weights.sum()  # (N,) the row of A for query n
         for m in range(N):
             y[b, h, n] += weights[m] * v[b, h, m]
     return y
@@ -222,7 +222,7 @@ def attend_loop(q, k, v):
 # %%
 def attend_einsum(q, k, v):
     """q, k, v (B, heads, N, d) -> (B, heads, N, d)."""
-    logits = torch.einsum("bhqd,bhkd->bhqk", q, k) / math.sqrt(q.shape[-1])    # (B, heads, N, N)
+    logits = torch.einsum("bhqd,bhkd->bhqk", q, k) / math.sqrt(q.shape[-1])  # (B, heads, N, N)
     return torch.einsum("bhqk,bhkd->bhqd", logits.softmax(-1), v)
 
 # %% [markdown]
@@ -230,7 +230,7 @@ def attend_einsum(q, k, v):
 # hold the $N \times N$ matrix. The three agree on the colours:
 
 # %%
-q = k = v = colours[None, None]                                                # (1, 1, 64, 3): one image, one head
+q = k = v = colours[None, None]  # (1, 1, 64, 3): one image, one head
 close(attend_loop(q, k, v), attend_einsum(q, k, v))
 close(attend_einsum(q, k, v), F.scaled_dot_product_attention(q, k, v))
 
@@ -310,7 +310,7 @@ def part(w, prefix):
     return {name.removeprefix(prefix): value for name, value in w.items() if name.startswith(prefix)}
 
 def linear(x, w):
-    return x @ w["weight"].T + w["bias"]                               # (..., in) -> (..., out)
+    return x @ w["weight"].T + w["bias"]  # (..., in) -> (..., out)
 
 # %%
 def queries_keys_values(x, w, heads):
@@ -329,7 +329,7 @@ def multi_head(x, w, heads, attend):
 # `transpose` and the shapes can still be made to fit, but the tokens are shuffled into each other. Check against timm:
 
 # %%
-tokens = model.patch_embed(image)                                              # (1, 64, 192)
+tokens = model.patch_embed(image)  # (1, 64, 192)
 layer = model.blocks[0].attn
 close(multi_head(tokens, layer.state_dict(), heads=6, attend=attend_einsum), layer(tokens))
 
@@ -341,7 +341,7 @@ close(multi_head(tokens, layer.state_dict(), heads=6, attend=attend_einsum), lay
 # %%
 order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
 patches = patchify(picture, 8)[:, order].reshape(1, 8, 8, 3, 8, 8)
-shuffled = torch.einsum("bhwcpq->bchpwq", patches).reshape(1, 3, 64, 64)       # spoils exercise 1, if you skipped it
+shuffled = torch.einsum("bhwcpq->bchpwq", patches).reshape(1, 3, 64, 64)  # spoils exercise 1, if you skipped it
 plots.show(plots.image_grid(torch.cat([picture, shuffled]), ["in order", "shuffled"]),
            alt="The image beside the same 64 patches in random order: the object can no longer be made out")
 
@@ -375,8 +375,8 @@ close(through_blocks(model, moved), through_blocks(model, tokens)[:, order])
 # %%
 def waves(places, width):
     """Places (N,) -> (N, width): sines, then cosines, from short waves to long ones."""
-    frequencies = 10_000 ** -(torch.arange(width // 2) / (width // 2))         # (width / 2,)
-    angles = places[:, None] * frequencies                                     # (N, width / 2)
+    frequencies = 10_000 ** -(torch.arange(width // 2) / (width // 2))  # (width / 2,)
+    angles = places[:, None] * frequencies  # (N, width / 2)
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 # %% [markdown]
@@ -384,7 +384,7 @@ def waves(places, width):
 
 # %%
 row, column = torch.meshgrid(torch.arange(8), torch.arange(8), indexing="ij")
-positions = torch.cat([waves(column.flatten(), 96), waves(row.flatten(), 96)], dim=1)   # (64, 192)
+positions = torch.cat([waves(column.flatten(), 96), waves(row.flatten(), 96)], dim=1)  # (64, 192)
 close(positions, models.sincos_positions((8, 8), dim=192))
 
 # %%
@@ -421,14 +421,14 @@ print(f"largest difference {(through_blocks(model, moved + positions) - with_pla
 # %%
 def embed(images, w):
     """Images (B, 3, H, W) -> tokens (B, 1 + N, D), CLS first."""
-    kernel = w["patch_embed.proj.weight"]                                      # (D, 3, P, P)
+    kernel = w["patch_embed.proj.weight"]  # (D, 3, P, P)
     tokens = patchify(images, kernel.shape[-1]) @ kernel.flatten(1).T + w["patch_embed.proj.bias"]
     cls = w["cls_token"].expand(len(images), -1, -1)                           # (B, 1, D)
     return torch.cat([cls, tokens], dim=1) + w["pos_embed"]
 
 # %%
 weights = model.state_dict()
-named = model.intermediates(image)                                             # the library's answer at every stop
+named = model.intermediates(image)  # the library's answer at every stop
 close(embed(image, weights), named["embedding"])
 
 # %% [markdown]
@@ -478,7 +478,7 @@ def norm(x, w, epsilon=1e-6):
     return (x - mean) / (variance + epsilon).sqrt() * w["weight"] + w["bias"]
 
 def mlp(x, w):
-    return linear(F.gelu(linear(x, part(w, "fc1."))), part(w, "fc2."))         # D -> 4 D -> D
+    return linear(F.gelu(linear(x, part(w, "fc1."))), part(w, "fc2."))  # D -> 4 D -> D
 
 # %%
 def block(x, w, heads, attend):
@@ -507,7 +507,7 @@ def likeness_by_depth(block, x, w, depth, heads):
     likeness = []
     for i in range(depth + 1):
         patches = F.normalize(x[0, 1:], dim=-1)                                # (N, D)
-        pairs = (patches @ patches.T).sum() - len(patches)                     # without each patch and itself
+        pairs = (patches @ patches.T).sum() - len(patches)  # without each patch and itself
         likeness.append(pairs.item() / (len(patches) * (len(patches) - 1)))
         x = block(x, part(w, f"blocks.{i}."), heads, F.scaled_dot_product_attention) if i < depth else x
     return likeness
@@ -559,7 +559,7 @@ close(vit(image, weights, depth=12, heads=6, attend=F.scaled_dot_product_attenti
 torch.manual_seed(0)
 small = models.init_xavier(models.create("vit_nano", image_size=32, patch_size=8)).eval()
 sizes = dict(depth=len(small.blocks), heads=small.blocks[0].attn.num_heads)
-images = normalize(Shapes("val", size=32, difficulty="medium").images(torch.arange(4)))      # (4, 3, 32, 32)
+images = normalize(Shapes("val", size=32, difficulty="medium").images(torch.arange(4)))  # (4, 3, 32, 32)
 w = small.state_dict()
 
 # %% [markdown]
@@ -677,7 +677,7 @@ print(f"{len(named)} stops, each", tuple(named["block12"].shape))
 print("size          D  blocks  heads   all weights   12D² + 13D holds")
 for name in ("vit_tiny", "vit_small", "vit_base", "vit_large"):
     dim, depth, heads = models.SIZES[name]
-    with torch.device("meta"):                                         # shapes only: ViT-L would take 1.2 GB
+    with torch.device("meta"):  # shapes only: ViT-L would take 1.2 GB
         one = models.create(name, image_size=224, patch_size=16)
     count, in_block = (sum(p.numel() for p in module.parameters()) for module in (one, one.blocks[0]))
     print(f"{name:10} {dim:4}  {depth:6}  {heads:5}  {count / 1e6:8.1f} M   {in_block == 12 * dim**2 + 13 * dim}")
@@ -757,7 +757,7 @@ def attention_maps(x, w, heads):
     return (torch.einsum("bhqd,bhkd->bhqk", q, k) / math.sqrt(q.shape[-1])).softmax(-1)
 
 # %%
-first = attention_maps(named["embedding"], part(weights, "blocks.0."), heads=6)        # (1, 6, 65, 65)
+first = attention_maps(named["embedding"], part(weights, "blocks.0."), heads=6)  # (1, 6, 65, 65)
 last = attention_maps(named["block11"], part(weights, "blocks.11."), heads=6)
 print("rows sum to 1:", torch.allclose(first.sum(-1), torch.ones(1, 6, 65)))
 
@@ -786,7 +786,7 @@ plots.show(figure, alt="The image and the attention of one patch on the object i
 
 # %%
 for name, maps in {"block 1": first, "block 12": last}.items():
-    found = maps[0, :, 1 + on_object, 1:] @ covered / (covered.sum() / 65)             # (6,) one for each head
+    found = maps[0, :, 1 + on_object, 1:] @ covered / (covered.sum() / 65)  # (6,) one for each head
     print(f"{name:9}", *(f"head {head}: {times:.1f}" for head, times in enumerate(found, start=1)), sep="  ")
 
 # %% [markdown]
@@ -804,7 +804,7 @@ def evenness(attention):
 
 # %%
 torch.manual_seed(0)
-plain = models.create("vit_tiny", image_size=64, patch_size=8).eval()                  # as timm draws them: normal, 0.02
+plain = models.create("vit_tiny", image_size=64, patch_size=8).eval()  # as timm draws them: normal, 0.02
 for name, one in {"Xavier (MoCo v3)": model, "normal 0.02 (timm)": plain}.items():
     stops = one.intermediates(normalize(shapes.images(torch.arange(32))))
     maps = {depth: attention_maps(stops["embedding" if depth == 1 else f"block{depth - 1}"],
@@ -834,9 +834,9 @@ print(f"smallest weight {first[0, :, 0].min():.3f}, largest {first[0, :, 0].max(
 
 # %%
 many = torch.arange(200)
-features = model.forward_features(normalize(shapes.images(many)))[:, 0]                # (200, 192): CLS
-head = 0.02 * torch.randn(10, 192, generator=torch.Generator().manual_seed(0))         # (10, 192)
-guesses = (features @ head.T).softmax(-1)                                              # (200, 10)
+features = model.forward_features(normalize(shapes.images(many)))[:, 0]  # (200, 192): CLS
+head = 0.02 * torch.randn(10, 192, generator=torch.Generator().manual_seed(0))  # (10, 192)
+guesses = (features @ head.T).softmax(-1)  # (200, 10)
 labels = shapes.labels(many)
 
 # %% [markdown]

@@ -25,10 +25,11 @@ from lib.training.recipes import recipe
 from lib.viz import plots
 
 plots.style()
-torch.set_num_threads(1);           # sums come in the same order on every machine with the same kind of processor
+torch.set_num_threads(1);
 
 # %% [markdown]
-# Numbers after the sign ≈ come from networks trained in this notebook. Their last digits differ between processors.
+# One thread, so that sums come in the same order every time. Numbers after the sign ≈ come from networks trained in this
+# notebook; their last digits differ between processors all the same.
 #
 # ## 1. Two views of one image
 #
@@ -38,7 +39,7 @@ torch.set_num_threads(1);           # sums come in the same order on every machi
 # %%
 world = Shapes("train", size=64, difficulty="medium")
 images = world.images(torch.arange(6))                             # (6, 3, 64, 64) uint8
-draws = torch.arange(6)                                            # one number an image decides its random draws
+draws = torch.arange(6)  # one number an image decides its random draws
 first = views.make_view(images, views.MOCO_V3[0], size=64, keys=draws)
 second = views.make_view(images, views.MOCO_V3[1], size=64, keys=draws + 100)
 
@@ -120,7 +121,7 @@ def info_nce_matrix(queries, keys, temperature):
 
 # %%
 torch.manual_seed(0)
-q, k = torch.randn(2, 8, 16)                                                       # two of (8, 16)
+q, k = torch.randn(2, 8, 16)  # two of (8, 16)
 loop, matrix = info_nce_loop(q, k, 0.2), info_nce_matrix(q, k, 0.2)
 library, accuracy = info_nce(q, k, 0.2)
 print("loop = matrix:              ", torch.allclose(loop, matrix, atol=1e-6))
@@ -276,7 +277,7 @@ print("training added at least 20 points:", gain > 0.20)
 def same_shape(features, count=5):
     """Share of the `count` nearest bank images that show the query's shape, by shape: (10,)."""
     (bank, bank_labels), (queries, labels) = features["bank"], features["queries"]
-    nearest = (F.normalize(queries) @ F.normalize(bank).T).topk(count).indices     # (Q, count)
+    nearest = (F.normalize(queries) @ F.normalize(bank).T).topk(count).indices  # (Q, count)
     hits = (bank_labels[nearest] == labels[:, None]).float().mean(1)
     return torch.stack([hits[labels == c].mean() for c in range(10)])
 
@@ -308,9 +309,9 @@ def mean_similarity(network, source, count=800):
     batch = network.prepare(source.images(picked), picked)
     with torch.no_grad():
         a, b = (network.projector(network.backbone.forward_features(batch[v])[:, 0]) for v in ("view1", "view2"))
-    similarity = (F.normalize(a) @ F.normalize(b).T).fill_diagonal_(0)             # (count, count), own partners left out
+    similarity = (F.normalize(a) @ F.normalize(b).T).fill_diagonal_(0)  # (count, count), own partners left out
     groups = F.one_hot(labels, 10).float()
-    pairs = groups.T @ (1 - torch.eye(count)) @ groups                             # how many pairs of images
+    pairs = groups.T @ (1 - torch.eye(count)) @ groups  # how many pairs of images
     return groups.T @ similarity @ groups / pairs - similarity.sum() / pairs.sum()
 
 

@@ -24,19 +24,20 @@ from lib.training.recipes import recipe
 from lib.viz import plots
 
 plots.style()
-torch.set_num_threads(1);           # sums come in the same order on every machine with the same kind of processor
+torch.set_num_threads(1);
 
 # %% [markdown]
-# Numbers after the sign ≈ come from networks trained in this notebook. Their last digits differ between processors.
+# One thread, so that sums come in the same order every time. Numbers after the sign ≈ come from networks trained in this
+# notebook; their last digits differ between processors all the same.
 #
 # ## 1. Hide something
 #
 # Look at the three pictures and say what is behind the grey squares.
 
 # %%
-image = Shapes("train", size=64, difficulty="medium").images(torch.tensor([4]))    # (1, 3, 64, 64) uint8
+image = Shapes("train", size=64, difficulty="medium").images(torch.tensor([4]))  # (1, 3, 64, 64) uint8
 key = torch.tensor([5])
-patches = patchify(image / 255, 8)                                                 # (1, 64, 192), 64 patches of 8 pixels
+patches = patchify(image / 255, 8)  # (1, 64, 192), 64 patches of 8 pixels
 masks = {f"cells of {cell} × {cell}": cell_mask(key, side=8, cell=cell, ratio=0.6) for cell in (1, 2, 4)}
 
 # %%
@@ -56,9 +57,9 @@ plots.show(figure, alt="The image without a mask: a light cross with a grid text
 
 # %%
 place = torch.cartesian_prod(torch.arange(8), torch.arange(8)).float()
-touching = (torch.cdist(place, place) < 1.5).float()                               # (64, 64), the eight around and itself
+touching = (torch.cdist(place, place) < 1.5).float()  # (64, 64), the eight around and itself
 for cell in (1, 2, 4):
-    mask = cell_mask(torch.arange(1000), side=8, cell=cell, ratio=0.6)             # (1000, 64)
+    mask = cell_mask(torch.arange(1000), side=8, cell=cell, ratio=0.6)  # (1000, 64)
     helped = ((~mask).float() @ touching > 0)[mask].float().mean()
     print(f"cells of {cell} × {cell}: {helped:.0%} of hidden patches touch a visible one")
 
@@ -70,7 +71,7 @@ for cell in (1, 2, 4):
 # are hidden: 117, 118 or 120?
 
 # %%
-mask = cell_mask(torch.arange(1000), side=14, cell=2, ratio=0.6)                   # (1000, 196) bool, True is masked
+mask = cell_mask(torch.arange(1000), side=14, cell=2, ratio=0.6)  # (1000, 196) bool, True is masked
 print("hidden in each of 1000 masks:", mask.sum(1).unique().tolist())
 print(f"as a share: {mask.float().mean():.4f}")
 
@@ -115,18 +116,18 @@ from lib.training.build import build
 settings = recipe("simmim", "smoke", device="cpu")
 fresh = build(settings).eval()
 world = Shapes("train", settings.image_size, settings.images, "easy")
-batch = fresh.prepare(world.images(torch.arange(8)), torch.arange(8))              # {"view": ..., "mask": ...}
+batch = fresh.prepare(world.images(torch.arange(8)), torch.arange(8))  # {"view": ..., "mask": ...}
 
 # %%
 def masked_l1(network, batch):
-    tokens = network.backbone.forward_features(batch["view"], batch["mask"])[:, 1:]          # (B, N, D), without CLS
+    tokens = network.backbone.forward_features(batch["view"], batch["mask"])[:, 1:]  # (B, N, D), without CLS
     distance = (network.decoder(tokens) - patchify(batch["view"], network.patch_size)).abs()
     return distance[batch["mask"]].mean()
 
 
 # %%
 with torch.no_grad():
-    predicted = fresh.decoder(fresh.backbone.forward_features(batch["view"], batch["mask"])[:, 1:])     # (8, 16, 192)
+    predicted = fresh.decoder(fresh.backbone.forward_features(batch["view"], batch["mask"])[:, 1:])  # (8, 16, 192)
     library, short = fresh.loss(batch)[0].item(), masked_l1(fresh, batch).item()
 loop = masked_l1_loop(predicted, patchify(batch["view"], 8), batch["mask"])
 print("loop = three lines = library:", abs(loop - library) < 1e-5 and abs(short - library) < 1e-5)
@@ -144,8 +145,8 @@ print("loop = three lines = library:", abs(loop - library) < 1e-5 and abs(short 
 def grey_guess(pixels, mask):
     """(B, N, 3 p²), (B, N) -> each hidden patch as the mean of the image's visible pixels."""
     visible = (~mask)[..., None].float()
-    mean = (pixels * visible).sum(1) / visible.sum(1)                              # (B, 3 p²)
-    colour = mean.view(len(mean), 1, -1, 3).mean(2)                                # (B, 1, 3)
+    mean = (pixels * visible).sum(1) / visible.sum(1)  # (B, 3 p²)
+    colour = mean.view(len(mean), 1, -1, 3).mean(2)  # (B, 1, 3)
     return colour.repeat(1, pixels.shape[1], pixels.shape[2] // 3)
 
 
@@ -153,7 +154,7 @@ def copy_guess(pixels, mask):
     """Each hidden patch as the mean of its visible neighbours among the eight around it."""
     side = int(mask.shape[1] ** 0.5)
     place = torch.cartesian_prod(torch.arange(side), torch.arange(side)).float()
-    touching = (torch.cdist(place, place) < 1.5).float() * (~mask)[:, None].float()          # (B, N, N)
+    touching = (torch.cdist(place, place) < 1.5).float() * (~mask)[:, None].float()  # (B, N, N)
     count = touching.sum(2, keepdim=True)
     return torch.where(count > 0, touching @ pixels / count.clamp(min=1), grey_guess(pixels, mask))
 
@@ -163,7 +164,7 @@ val = Loaded(Shapes("val", settings.image_size, 1000, "easy"))
 test = fresh.prepare(val.images(torch.arange(512)), torch.arange(512))
 pixels = patchify(test["view"], 8)
 views_seen = fresh.prepare(world.images(torch.arange(1000)), torch.arange(1000))["view"]
-average = patchify(views_seen, 8).median(0).values.expand_as(pixels)               # (512, 16, 192)
+average = patchify(views_seen, 8).median(0).values.expand_as(pixels)  # (512, 16, 192)
 filled_in = {"grey": grey_guess(pixels, test["mask"]), "copy": copy_guess(pixels, test["mask"]), "average image": average}
 guesses = {name: (guess - pixels).abs()[test["mask"]].mean().item() for name, guess in filled_in.items()}
 print({name: f"{value:.2f}" for name, value in guesses.items()})
@@ -271,7 +272,7 @@ print("training added at least 10 points:", score - untrained > 0.10)
 
 # %%
 def leaky_loss(network, batch):
-    tokens = network.backbone.forward_features(batch["view"])[:, 1:]               # no mask here
+    tokens = network.backbone.forward_features(batch["view"])[:, 1:]  # no mask here
     distance = (network.decoder(tokens) - patchify(batch["view"], network.patch_size)).abs()
     return distance[batch["mask"]].mean()
 
