@@ -1,5 +1,6 @@
 """What the course's command lines share: flags made from a dataclass, and errors that are one line."""
 import argparse
+import errno
 import sys
 from collections.abc import Callable
 from dataclasses import fields
@@ -36,6 +37,11 @@ def main(program: Callable[[], None]) -> None:
         program()
     except CourseError as error:
         print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        print(f"error: {error.filename or 'a file'} could not be written: {error.strerror}", file=sys.stderr)
         raise SystemExit(2) from None
     except RuntimeError as error:                                                  # PyTorch's word for it, on any device
         if "out of memory" not in str(error) and "allocate memory" not in str(error):

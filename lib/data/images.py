@@ -6,6 +6,7 @@ that is not whole: its images are counted, and a file that does not decode is na
 """
 import fcntl
 import os
+import shlex
 import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,7 +96,7 @@ def candidates(name: str, root: Path) -> list[Path]:
 def missing(name: str, root: Path) -> str:
     """One line: where a set that is not there comes from, how large it is, and how to get it."""
     if name not in KNOWN:
-        return f"no image set {name!r}: choose one of {', '.join(KNOWN)}, or the path of a folder with train/ and val/"
+        return f"no image set {name!r}: choose one of {', '.join(KNOWN)}, shapes, or the path of a folder with train/ and val/"
     return f"{name} is not in {root}: {how_to_get(name, root)}"
 
 
@@ -103,7 +104,8 @@ def how_to_get(name: str, root: Path) -> str:
     known = KNOWN[name]
     if known.by_hand:
         return f"download it from {known.address} ({known.download}) and {known.by_hand.format(root=root)}"
-    return f"run `python -m lib.data fetch {name} --root {root}` ({known.download} from {known.address})"
+    where = "" if root == data_root() else f" --root {shlex.quote(str(root))}"
+    return f"run `python -m lib.data fetch {name}{where}` ({known.download} from {known.address})"
 
 
 def list_images(name: str, split: str, folder: Path) -> Listing:
@@ -174,6 +176,8 @@ def read_image(path: str | Path) -> Image.Image:
     """An image file as RGB. Raises CourseError, which names the file, if it is empty, cut short or not an image."""
     try:
         with Image.open(path) as image:
+            if image.mode.startswith("I") or image.mode == "F":
+                raise ValueError(f"mode {image.mode}, more than 8 bits a channel, which RGB would clip: convert it to 8 bits")
             return image.convert("RGB")
     except Exception as error:                                    # decoders raise SyntaxError, struct.error and more
         raise CourseError(f"{path} cannot be decoded ({error}): replace this file, or fetch its set again") from error

@@ -41,7 +41,7 @@ class Listing:
     """A set as it lies on the disk: `read(i)` decodes image i, an RGB PIL image of any shape, labels[i] its class.
 
     `folders` are the classes as the set writes them, WordNet ids say (CIFAR-10 has none); `classes` as people say them.
-    `fingerprint` tells whether the folder has changed since: {"files": ..., "bytes": ...}.
+    `fingerprint` tells whether the folder has changed since (see below).
     """
     name: str
     split: str
@@ -53,10 +53,11 @@ class Listing:
 
 
 def fingerprint(directory: Path) -> dict[str, int]:
-    """Number of files below a directory, and their bytes together."""
-    sizes = [os.stat(os.path.join(parent, file)).st_size
-             for parent, _, files in os.walk(directory, followlinks=True) for file in files]
-    return {"files": len(sizes), "bytes": sum(sizes)}
+    """Number of files below a directory, their bytes together, and a checksum of where each lies and how large it is."""
+    sizes = {os.path.relpath(path, directory): os.stat(path).st_size
+             for parent, _, files in os.walk(directory, followlinks=True) for path in (os.path.join(parent, f) for f in files)}
+    listing = "\n".join(f"{path} {size}" for path, size in sorted(sizes.items()))
+    return {"files": len(sizes), "bytes": sum(sizes.values()), "listing": zlib.crc32(listing.encode(errors="replace"))}
 
 
 def square(image: Image.Image, size: int) -> np.ndarray:

@@ -2,7 +2,9 @@
 
 k-NN and a linear probe on frozen features of the validation images, beside the same network untrained.
 """
+import contextlib
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -41,6 +43,15 @@ def minutes(log: list[dict], recipe: Recipe) -> float:
     return round(seconds / 60, 1)
 
 
+def read_log(path: Path) -> list[dict]:
+    """The lines of a run's log; one that was cut short is left out."""
+    lines = []
+    for text in path.read_text(errors="replace").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            lines += [line for line in [json.loads(text)] if isinstance(line, dict)]
+    return lines
+
+
 def measure(backbone, train, val, pooling: str) -> dict:
     features, labels = extract(backbone, train, pooling)
     queries, truth = extract(backbone, val, pooling)
@@ -65,11 +76,15 @@ def evaluate() -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to run")
     parser.add_argument("--out", help="a JSON file to write")
     a = parser.parse_args()
+    if not a.run or a.out == "":
+        raise CourseError("an empty name was given for the run or for --out; name a folder or a file")
     if a.out:                                                                      # told now, not after the work
         try:
             Path(a.out).parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CourseError(f"cannot write {a.out}: {error.strerror}; choose another --out") from None
+        if not os.access(Path(a.out).parent, os.W_OK):
+            raise CourseError(f"cannot write {a.out}: no permission to write in its folder; choose another --out")
         if Path(a.out).is_dir():
             raise CourseError(f"{a.out} is a folder; --out is the JSON file to write")
     backbone, recipe = load_backbone(a.run)
@@ -82,6 +97,7 @@ def evaluate() -> None:
               "validation_images": len(val), "command": f"python -m lib.evaluation {shlex.join(sys.argv[1:])}",
               "commit": commit(), "date": time.strftime("%Y-%m-%d"), "torch": torch.__version__,
               "device": torch.cuda.get_device_name() if device == "cuda" else "cpu"}
+    print(f"{len(val):,} validation images of {data} against {len(train):,} training images, {pooling} features", flush=True)
     for name, network in {"trained": backbone, "untrained": untrained_backbone(recipe)}.items():
         result[name] = measure(network.to(device), train, val, pooling)
         for probe, m in result[name].items():
@@ -89,7 +105,7 @@ def evaluate() -> None:
                   f"{m['interval'][1]:.1%})", flush=True)
     log = Path(a.run) / "log.jsonl"
     if log.exists():
-        result["log"] = [json.loads(line) for line in log.read_text().splitlines()]
+        result["log"] = read_log(log)
         result["training"] = {"command": command(recipe), "device": recipe.device, "minutes": minutes(result["log"], recipe)}
     if a.out:
         write_atomically(Path(a.out), lambda temporary: temporary.write_text(json.dumps(result, indent=1) + "\n"))

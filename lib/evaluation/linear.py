@@ -38,6 +38,8 @@ def linear_probe(features: Tensor, labels: Tensor, queries: Tensor, seed: int = 
     if len(features) < 20 or features.shape[1:] != queries.shape[1:] or len(features) != len(labels):
         raise CourseError(f"a linear probe needs features (N, D) with N at least 20, labels (N,) and queries (Q, D), got "
                           f"{tuple(features.shape)}, {tuple(labels.shape)} and {tuple(queries.shape)}")
+    if not (features.isfinite().all() and queries.isfinite().all()):
+        raise CourseError("a linear probe needs finite features; some of these are nan or infinite")
     mean, std, classes = features.mean(0), features.std(0) + 1e-6, int(labels.max()) + 1
     features, queries = (features - mean) / std, (queries - mean) / std
     order = random.permutation(random.combine("linear probe", seed), len(features))

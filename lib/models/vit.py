@@ -94,8 +94,15 @@ class ViT(VisionTransformer):
 
     def embed(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
         """Images and an optional mask (B, N), True is masked -> tokens (B, 1 + N, D) before the first block."""
+        size = self.patch_embed.img_size
+        if images.ndim != 4 or images.shape[1:] != (3, *size) or not images.is_floating_point():
+            raise CourseError(f"this ViT takes normalised float images (B, 3, {size[0]}, {size[1]}), got {images.dtype} "
+                              f"{tuple(images.shape)}; lib.data.views.normalize makes them from uint8")
         tokens = self.patch_embed(images)                                          # (B, N, D)
         if mask is not None:
+            if self.mask_token is None or mask.dtype != torch.bool or mask.shape != tokens.shape[:2]:
+                raise CourseError(f"a mask is bool {tuple(tokens.shape[:2])} and needs create(..., mask_token=True), got "
+                                  f"{mask.dtype} {tuple(mask.shape)}")
             tokens = torch.where(mask[..., None], self.mask_token.to(tokens.dtype), tokens)
         return self.norm_pre(self._pos_embed(tokens))                              # (B, 1 + N, D)
 

@@ -5,9 +5,11 @@ Several processes: `torchrun --nproc-per-node 2 -m lib.training mocov3 --scale s
 import signal
 import sys
 import time
+from pathlib import Path
 
 from lib import cli, distributed
 from lib.data import Loaded, open_source
+from lib.errors import CourseError
 from lib.evaluation.features import extract
 from lib.evaluation.neighbors import knn_accuracy
 from lib.training.recipes import OBJECTIVES, RECIPES, SCALES, Recipe, recipe
@@ -35,7 +37,9 @@ def parse() -> tuple[str, str, Recipe, str, bool]:
     cli.add_fields(parser, defaults)
     chosen = vars(parser.parse_args())
     objective, scale, out, resume = (chosen.pop(k) for k in ("objective", "scale", "out", "resume"))
-    return objective, scale, recipe(objective, scale, **chosen), out, resume
+    if not out:
+        raise CourseError("--out is empty; name a folder, such as --out runs/first")
+    return objective, scale, recipe(objective, scale, **chosen), str(Path(out).expanduser()), resume
 
 
 def knn_monitor(r: Recipe, train):
@@ -61,18 +65,28 @@ def train() -> None:
         monitor = knn_monitor(r, source) if r.knn_every and main else None
         trainer = Trainer(r, source, out, resume=resume, monitor=monitor, progress=True)
         for signum in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(signum, lambda *_: setattr(trainer, "stop", True))
+            signal.signal(signum, lambda number, _: stop(trainer, number))
         if main:
             parameters = sum(p.numel() for p in trainer.objective.parameters() if p.requires_grad)
             print(f"{objective} at scale {scale}: {len(source):,} images of {r.data}, {trainer.steps:,} steps of "
                   f"{r.batch_size}, {parameters / 1e6:.1f} M parameters, {device}, {distributed.world_size()} process(es), "
                   f"into {out}", flush=True)
+            if r.warmup_epochs >= r.epochs:
+                print(f"note: the warm-up takes {r.warmup_epochs:g} epochs, the training {r.epochs}: the learning rate never "
+                      "reaches its peak; lower --warmup-epochs", flush=True)
         begun = time.perf_counter()
         trainer.run()
         if main:
             report(trainer, out, time.perf_counter() - begun)
     finally:
         distributed.stop()
+
+
+def stop(trainer: Trainer, number: int) -> None:
+    """End after this step, with a checkpoint; a second signal ends at once."""
+    print("\nstopping after this step, with a checkpoint", file=sys.stderr, flush=True)
+    trainer.stop = True
+    signal.signal(number, signal.SIG_DFL)
 
 
 def report(trainer: Trainer, out: str, seconds: float) -> None:

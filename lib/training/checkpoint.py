@@ -29,7 +29,8 @@ def write_atomically(path: Path, write) -> None:
     except OSError as error:
         raise CourseError(f"could not write {path}: {error.strerror or error}; what was there before is unharmed") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def save(folder: Path, state: dict) -> None:
@@ -81,7 +82,9 @@ def export(path: Path, backbone: ViT, recipe: dict) -> None:
 def read_export(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
     """-> weights and the described recipe of an exported backbone. Raises CourseError if missing or damaged."""
     if not path.exists():
-        raise CourseError(f"{path} does not exist; a finished run leaves a backbone.safetensors in its folder")
+        unfinished = (path.parent / "last.pt").exists()
+        raise CourseError(f"{path} does not exist; a finished run leaves a backbone.safetensors in its folder"
+                          + (", and this one has stopped on the way: finish it with --resume" if unfinished else ""))
     try:
         with safe_open(path, "pt") as file:
             recipe = json.loads((file.metadata() or {}).get("recipe", "{}"))

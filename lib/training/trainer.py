@@ -4,9 +4,12 @@ What happens at step s depends on the recipe and s alone: the order of the image
 So a run that is killed and resumed is, bit for bit, the run that was never killed, and several processes train like one.
 """
 import contextlib
+import fcntl
 import json
 import math
+import os
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -87,6 +90,7 @@ class Trainer:
         self._open_folder(resume)
         if r.compile:
             self.objective.compile()
+        warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")         # its new name does something else
         self.call = DistributedDataParallel(self.objective, broadcast_buffers=False) if processes > 1 else self.objective
 
     # -- what a run leaves on disk ---------------------------------------------------------------------------------
@@ -98,7 +102,9 @@ class Trainer:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CourseError(f"cannot write to {self.folder}: {error.strerror}; choose another --out") from None
-        holds_run = (self.folder / "last.pt").exists() or (self.folder / "previous.pt").exists()
+        if not os.access(self.folder, os.W_OK):
+            raise CourseError(f"cannot write to {self.folder}: no permission; choose another --out")
+        holds_run = any((self.folder / name).exists() for name in ("last.pt", "previous.pt", "backbone.safetensors"))
         if resume:
             self._load(checkpoint.load(self.folder))
         elif holds_run:
@@ -174,8 +180,9 @@ class Trainer:
         r, main = self.recipe, distributed.rank() == 0
         first_bad, begun, timed_from = torch.full((), math.inf, device=self.device), time.perf_counter(), self.step
         stop, every = False, r.checkpoint_every or self.steps_per_epoch
-        with self._logs() as write, tqdm(total=self.steps * r.batch_size, initial=self.step * r.batch_size, unit="img",
-                                         unit_scale=True, disable=not (self.progress and main)) as bar:
+        bar = tqdm(total=self.steps * r.batch_size, initial=self.step * r.batch_size, unit="img", unit_scale=True,
+                   disable=not (self.progress and main))
+        with self._alone(), self._logs() as write, bar:
             while self.step < self.steps and not stop:
                 logs = self.train_step(self.step)
                 self.step += 1
@@ -231,6 +238,19 @@ class Trainer:
                           f"({type(self.recipe).__name__}: {described}); {kept}; try a lower --learning-rate or --clip-norm 1")
 
     @contextlib.contextmanager
+    def _alone(self):
+        """No other process may train into the folder meanwhile. Raises CourseError if one does."""
+        if self.folder is None or distributed.rank() != 0:
+            yield
+            return
+        with open(self.folder / "lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise CourseError(f"another run is writing to {self.folder}; wait for it, or choose another --out") from None
+            yield
+
+    @contextlib.contextmanager
     def _logs(self):
         """-> a function that adds a line to log.jsonl and TensorBoard. Lines after the step resumed from are dropped."""
         if self.folder is None or distributed.rank() != 0:
@@ -258,5 +278,5 @@ def _step_of(line: str) -> float:
     """The step of a log line; a line cut short by a kill counts as later than all."""
     try:
         return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError):
+    except (json.JSONDecodeError, KeyError, TypeError):
         return math.inf

@@ -176,4 +176,10 @@ def test_fingerprint_counts_files_and_bytes_below(tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "x").write_bytes(b"12345")
     (tmp_path / "y").write_bytes(b"1")
-    assert fingerprint(tmp_path) == {"files": 2, "bytes": 6}
+    before = fingerprint(tmp_path)
+    assert (before["files"], before["bytes"]) == (2, 6)
+    moved = next(path for path in tmp_path.rglob("*") if path.is_file())
+    (tmp_path / "elsewhere").mkdir()
+    moved.rename(tmp_path / "elsewhere" / moved.name)
+    after = fingerprint(tmp_path)
+    assert (after["files"], after["bytes"]) == (2, 6) and after["listing"] != before["listing"]
