@@ -57,7 +57,7 @@ class ViewRecipe:
 
 
 PLAIN = ViewRecipe(ratio=(1.0, 1.0))
-SIMMIM = ViewRecipe(scale=(0.67, 1.0), flip=0.5)                                 # Xie et al. 2022, section 4.1
+SIMMIM = ViewRecipe(scale=(0.67, 1.0), flip=0.5)                                 # Xie et al. 2022
 MOCO_V3 = (                                                                      # Chen et al. 2021, with the views of BYOL
     ViewRecipe(scale=(0.08, 1.0), jitter=0.8, grayscale=0.2, blur=1.0, flip=0.5),
     ViewRecipe(scale=(0.08, 1.0), jitter=0.8, grayscale=0.2, blur=0.1, solarize=0.2, flip=0.5),

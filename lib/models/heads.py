@@ -7,7 +7,7 @@ from lib.distributed import BatchNorm
 
 
 def mlp(dims: list[int]) -> nn.Sequential:
-    """Linear layers with batch norm and ReLU between: (B, dims[0]) -> (B, dims[-1]) (MoCo v3, section 4.3).
+    """Linear layers with batch norm and ReLU between: (B, dims[0]) -> (B, dims[-1]) (MoCo v3).
 
     No linear layer has a bias, since batch norm would remove it; the last batch norm has no scale and shift.
     The projector of MoCo v3 is mlp([D, 4096, 4096, 256]), its predictor mlp([256, 4096, 256]).

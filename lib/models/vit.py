@@ -41,7 +41,7 @@ def sincos_positions(grid: tuple[int, int], dim: int, temperature: float = 10_00
 
 
 def relative_index(grid: tuple[int, int]) -> Tensor:
-    """Row of the bias table for every query and key, CLS first: (1 + N, 1 + N) int64 (BEiT, section 2.3).
+    """Row of the bias table for every query and key, CLS first: (1 + N, 1 + N) int64 (BEiT).
 
     Two patches share an entry when they are displaced alike: (2 rows - 1)(2 columns - 1) entries, then three more for
     CLS to patch, patch to CLS, and CLS to CLS.

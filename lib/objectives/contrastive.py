@@ -30,14 +30,14 @@ def info_nce(queries: Tensor, keys: Tensor, temperature: float) -> tuple[Tensor,
 
 
 def momentum_at(progress: float, start: float) -> float:
-    """Momentum of the average, from `start` to 1 along a half cosine (MoCo v3, section 4.3); progress from 0 to 1."""
+    """Momentum of the average, from `start` to 1 along a half cosine (MoCo v3); progress from 0 to 1."""
     return 1 - (1 - start) * (1 + math.cos(math.pi * progress)) / 2
 
 
 class MoCoV3(nn.Module):
     """MoCo v3 on a ViT; what is kept is `backbone`, its CLS token is the representation.
 
-    freeze_patches keeps the patch projection at its random start, which the paper found to stabilise training (sec. 4.2).
+    freeze_patches keeps the patch projection at its random start, which the paper found to stabilise training.
     `views` are the two augmentations, asymmetric in blur and solarisation.
     """
 

@@ -103,13 +103,13 @@ RECIPES: dict[tuple[str, str], Recipe] = {
                                       freeze_patches=False),
     ("mocov3", "course"): MoCoV3Recipe(**_COURSE, epochs=400, batch_size=512, learning_rate=1.5e-3, warmup_epochs=40,
                                        weight_decay=0.1, hidden=1024, dim=256, crop_min=0.2),
-    # MoCo v3, section 4.1 and the official README: batch 4096, lr 1.5e-4 x batch / 256, decay 0.1 on everything.
+    # MoCo v3, the official README: batch 4096, lr 1.5e-4 x batch / 256, decay 0.1 on everything.
     ("mocov3", "paper"): MoCoV3Recipe(**_PAPER, epochs=300, batch_size=4096, learning_rate=1.5e-4 * 4096 / 256,
                                       warmup_epochs=40, weight_decay=0.1, decay_all=True),
     ("simmim", "smoke"): SimMIMRecipe(**_SMOKE | dict(epochs=8), learning_rate=4e-3, mask_cell=1, clip_norm=5.0),
     ("simmim", "course"): SimMIMRecipe(**_COURSE, epochs=400, batch_size=512, learning_rate=1e-3, warmup_epochs=20,
                                        clip_norm=5.0),
-    # SimMIM, section 4.1.2, and the official ViT-B configuration: lr 1e-4 x batch / 512, a tenth from epoch 700 of 800 on.
+    # SimMIM, the official ViT-B configuration: lr 1e-4 x batch / 512, a tenth from epoch 700 of 800 on.
     ("simmim", "paper"): SimMIMRecipe(**_PAPER, epochs=800, batch_size=2048, learning_rate=1e-4 * 2048 / 512,
                                       warmup_epochs=10, warmup_start=5e-7 * 2048 / 512, schedule="step", clip_norm=5.0,
                                       positions="relative", layer_scale=0.1, drop_path=0.1),
