@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from lib.precision import widen
+
 
 def start(device: str) -> torch.device:
     """Join the processes that torchrun started, if it did, and return this process's device."""
@@ -76,7 +78,7 @@ class _Sum(torch.autograd.Function):
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation over the global batch: (B, D) -> (B, D), statistics in float32.
+    """Batch normalisation over the global batch: (B, D) -> (B, D), statistics in float32 at least.
 
     `torch.nn.SyncBatchNorm` does the same on GPUs only; this one also runs on CPUs, so that a test without a GPU can
     show that two processes train like one. Keys and shapes are those of `nn.BatchNorm1d`.
@@ -85,8 +87,8 @@ class BatchNorm(nn.BatchNorm1d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or world_size() == 1:
             with torch.autocast(x.device.type, enabled=False):
-                return super().forward(x.float())
-        x = x.float()
+                return super().forward(widen(x))
+        x = widen(x)
         n = len(x) * world_size()
         mean = _Sum.apply(x.sum(0)) / n
         variance = _Sum.apply((x - mean).square().sum(0)) / n

@@ -7,23 +7,27 @@ named intermediates. The names of the weights are timm's, so whatever reads a ti
 import math
 
 import torch
+from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from lib.errors import CourseError
 
-# name: (dim, depth, heads). `vit_nano` is for seconds on a CPU, `vit_micro` for minutes. From `vit_small` on these are the
+# name: (dim, depth, heads). `vit_nano` is for seconds on a CPU, `vit_micro` for minutes, `vit_slim` as deep as the
+# papers' for hours. From `vit_small` on these are the
 # sizes of the papers: MoCo v3, Table 1 (its ViT-S has 12 heads, not DeiT's 6), ViT, Table 1. `vit_tiny` has DeiT-Ti's width
 # and depth with heads as wide as MoCo v3's ViT-S (32 numbers each), so that there are 6 to compare.
 SIZES = {
     "vit_nano": (48, 3, 3),
     "vit_micro": (96, 6, 3),
+    "vit_slim": (96, 12, 6),
     "vit_tiny": (192, 12, 6),
     "vit_small": (384, 12, 12),
     "vit_base": (768, 12, 12),
     "vit_large": (1024, 24, 16),
 }
 POSITIONS = ("sincos", "relative")
+INITS = ("xavier", "truncated")
 
 
 def sincos_positions(grid: tuple[int, int], dim: int, temperature: float = 10_000.0) -> Tensor:
@@ -61,6 +65,7 @@ class ViT(VisionTransformer):
 
     Images (B, 3, image_size, image_size) -> tokens (B, 1 + N, dim), CLS first, after the final LayerNorm.
     positions: "sincos" (fixed) or "relative" (one learned bias for each displacement and head, shared by all blocks).
+    Set `any_size` to take images of other sizes too, with the sin-cos positions resampled (DINO's small crops).
     """
 
     def __init__(self, image_size: int = 224, patch_size: int = 16, dim: int = 768, depth: int = 12, heads: int = 12,
@@ -84,7 +89,7 @@ class ViT(VisionTransformer):
         else:
             self.bias_table = nn.Parameter(torch.zeros((2 * grid[0] - 1) * (2 * grid[1] - 1) + 3, heads))
             self.register_buffer("bias_index", relative_index(grid), persistent=False)
-        self.positions = positions
+        self.positions, self.any_size = positions, False
 
     def relative_bias(self) -> Tensor | None:
         """What is added to the attention logits of every block: (1, heads, 1 + N, 1 + N), or None."""
@@ -92,23 +97,38 @@ class ViT(VisionTransformer):
             return None
         return self.bias_table[self.bias_index].permute(2, 0, 1)[None]
 
-    def embed(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Images and an optional mask (B, N), True is masked -> tokens (B, 1 + N, D) before the first block."""
-        size = self.patch_embed.img_size
-        if images.ndim != 4 or images.shape[1:] != (3, *size) or not images.is_floating_point():
+    def embed(self, images: Tensor, mask: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
+        """Images -> tokens (B, 1 + N, D) before the first block.
+
+        mask (B, N), True is masked: those patches become mask tokens. visible (B, V) int64: only these patches, by their
+        number in reading order, go in, and tokens are (B, 1 + V, D).
+        """
+        size, p = self.patch_embed.img_size, self.patch_embed.patch_size[0]
+        fits = images.shape[1:] == (3, *size) or self.any_size and images.shape[1] == 3 and not any(n % p for n in images.shape[2:])
+        if images.ndim != 4 or not fits or not images.is_floating_point():
             raise CourseError(f"this ViT takes normalised float images (B, 3, {size[0]}, {size[1]}), got {images.dtype} "
                               f"{tuple(images.shape)}; lib.data.views.normalize makes them from uint8")
-        tokens = self.patch_embed(images)                                          # (B, N, D)
+        tokens = self.patch_embed.proj(images)                                     # (B, D, rows, columns)
+        grid, tokens = tokens.shape[2:], tokens.flatten(2).mT                      # (B, N, D)
         if mask is not None:
             if self.mask_token is None or mask.dtype != torch.bool or mask.shape != tokens.shape[:2]:
                 raise CourseError(f"a mask is bool {tuple(tokens.shape[:2])} and needs create(..., mask_token=True), got "
                                   f"{mask.dtype} {tuple(mask.shape)}")
             tokens = torch.where(mask[..., None], self.mask_token.to(tokens.dtype), tokens)
-        return self.norm_pre(self._pos_embed(tokens))                              # (B, 1 + N, D)
+        cls = self.cls_token.expand(len(tokens), -1, -1)
+        if self.positions == "sincos":
+            places = self.pos_embed if grid == self.patch_embed.grid_size else \
+                resample_abs_pos_embed(self.pos_embed, list(grid), num_prefix_tokens=1)
+            cls, tokens = cls + places[:, :1], tokens + places[:, 1:]
+        if visible is not None:
+            if self.positions != "sincos":
+                raise CourseError("a ViT with relative positions sees all patches; MAE needs positions='sincos'")
+            tokens = tokens.take_along_dim(visible[..., None], 1)                  # (B, V, D)
+        return torch.cat([cls, tokens], dim=1)                                     # (B, 1 + N or V, D)
 
-    def forward_features(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
-        """-> tokens (B, 1 + N, D) after the final LayerNorm."""
-        tokens, bias = self.embed(images, mask), self.relative_bias()
+    def forward_features(self, images: Tensor, mask: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
+        """-> tokens (B, 1 + N, D) after the final LayerNorm; `mask` and `visible` as in `embed`."""
+        tokens, bias = self.embed(images, mask, visible), self.relative_bias()
         for block in self.blocks:
             tokens = block(tokens, attn_mask=bias)
         return self.norm(tokens)

@@ -8,12 +8,14 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from lib import distributed, random
 from lib.data.views import MOCO_V3, ViewRecipe, make_view
 from lib.models.heads import mlp
-from lib.models.vit import ViT, init_xavier
+from lib.models.vit import ViT
+from lib.objectives import Objective
+from lib.precision import widen
 
 
 def info_nce(queries: Tensor, keys: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -22,7 +24,7 @@ def info_nce(queries: Tensor, keys: Tensor, temperature: float) -> tuple[Tensor,
     queries (B, D) of this process, keys (B * processes, D) of all, both of any length and without gradient in the keys.
     The positive of query i is key i + rank * B; all other keys are negatives. -> two scalars.
     """
-    queries, keys = F.normalize(queries.float(), dim=1), F.normalize(keys.float(), dim=1)
+    queries, keys = F.normalize(widen(queries), dim=1), F.normalize(widen(keys), dim=1)
     logits = queries @ keys.T / temperature                                        # (B, B * processes)
     positives = torch.arange(len(queries), device=queries.device) + distributed.rank() * len(queries)
     loss = 2 * temperature * F.cross_entropy(logits, positives)
@@ -34,7 +36,7 @@ def momentum_at(progress: float, start: float) -> float:
     return 1 - (1 - start) * (1 + math.cos(math.pi * progress)) / 2
 
 
-class MoCoV3(nn.Module):
+class MoCoV3(Objective):
     """MoCo v3 on a ViT; what is kept is `backbone`, its CLS token is the representation.
 
     freeze_patches keeps the patch projection at its random start, which the paper found to stabilise training.
@@ -44,7 +46,7 @@ class MoCoV3(nn.Module):
     def __init__(self, backbone: ViT, hidden: int = 4096, dim: int = 256, temperature: float = 0.2, momentum: float = 0.99,
                  freeze_patches: bool = True, views: tuple[ViewRecipe, ViewRecipe] = MOCO_V3):
         super().__init__()
-        self.backbone = init_xavier(backbone)
+        self.backbone = backbone
         self.projector = mlp([backbone.embed_dim, hidden, hidden, dim])
         self.predictor = mlp([dim, hidden, dim])
         backbone.patch_embed.requires_grad_(not freeze_patches)
@@ -78,7 +80,5 @@ class MoCoV3(nn.Module):
             key1, key2 = (distributed.gather(self.momentum_projector(half)) for half in tokens.chunk(2))
         loss1, accuracy1 = info_nce(query1, key2, self.temperature)
         loss2, accuracy2 = info_nce(query2, key1, self.temperature)
-        spread = F.normalize(key1.float(), dim=1).std(0).mean() * math.sqrt(key1.shape[1])
+        spread = F.normalize(widen(key1), dim=1).std(0).mean() * math.sqrt(key1.shape[1])
         return loss1 + loss2, {"accuracy": (accuracy1 + accuracy2) / 2, "spread": spread}
-
-    forward = loss

@@ -46,10 +46,9 @@ def knn_monitor(r: Recipe, train):
     """A function of a backbone: k-NN accuracy of at most 2,000 validation images among at most 5,000 training images."""
     bank = Loaded(train, limit=5_000)
     queries = Loaded(open_source(r.data, "val", r.image_size, difficulty=r.difficulty), limit=2_000)
-    pooling = "cls" if hasattr(r, "momentum") else "mean"
 
     def monitor(backbone) -> dict[str, float]:
-        return {"knn": knn_accuracy(*extract(backbone, bank, pooling), *extract(backbone, queries, pooling))}
+        return {"knn": knn_accuracy(*extract(backbone, bank, r.pooling), *extract(backbone, queries, r.pooling))}
 
     return monitor
 

@@ -30,13 +30,20 @@ FREE = {"device", "compile", "log_every", "checkpoint_every", "knn_every"}
 
 
 def learning_rate_at(r: Recipe, epoch: float) -> float:
-    """Learning rate at a time in epochs: linear warm-up, then half a cosine to 0, or a tenth for the last eighth."""
+    """Learning rate at a time in epochs: linear warm-up, then half a cosine to its end, or a tenth for the last eighth."""
     if epoch < r.warmup_epochs:
         return r.warmup_start + (r.learning_rate - r.warmup_start) * epoch / r.warmup_epochs
     if r.schedule == "step":
         return r.learning_rate * (0.1 if epoch >= r.epochs * 7 / 8 else 1)
     progress = (epoch - r.warmup_epochs) / max(r.epochs - r.warmup_epochs, 1e-9)
-    return r.learning_rate * (1 + math.cos(math.pi * min(progress, 1))) / 2
+    return r.learning_rate_end + (r.learning_rate - r.learning_rate_end) * (1 + math.cos(math.pi * min(progress, 1))) / 2
+
+
+def weight_decay_at(r: Recipe, progress: float) -> float:
+    """Weight decay at a share of the training: constant, or along half a cosine to `weight_decay_end` (DINO)."""
+    if not r.weight_decay_end:
+        return r.weight_decay
+    return r.weight_decay_end + (r.weight_decay - r.weight_decay_end) * (1 + math.cos(math.pi * progress)) / 2
 
 
 def make_optimizer(r: Recipe, objective: nn.Module) -> torch.optim.AdamW:
@@ -45,7 +52,8 @@ def make_optimizer(r: Recipe, objective: nn.Module) -> torch.optim.AdamW:
     for name, p in objective.named_parameters():
         if p.requires_grad:
             (free if not r.decay_all and (p.ndim == 1 or name.endswith("cls_token")) else decayed).append(p)
-    groups = [{"params": decayed, "weight_decay": r.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    groups = [{"params": decayed, "weight_decay": r.weight_decay, "decayed": True},
+              {"params": free, "weight_decay": 0.0, "decayed": False}]
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=r.learning_rate, betas=(0.9, r.beta2), fused=True)
 
 
@@ -83,7 +91,8 @@ class Trainer:
         self.bf16 = r.precision == "bf16" or (r.precision == "auto" and self.device.type == "cuda")
         self.steps_per_epoch = len(source) // r.batch_size
         self.steps = r.epochs * self.steps_per_epoch
-        self.objective = build(r).to(self.device)
+        self.dtype = torch.float64 if r.precision == "fp64" else torch.float32
+        self.objective = build(r).to(self.device, self.dtype)
         self.optimizer = make_optimizer(r, self.objective)
         self.step, self.stop, self.history = 0, False, []
         self.pending, self.since = {}, 0                          # sums of what was logged since a step, for the next line
@@ -155,7 +164,9 @@ class Trainer:
         images = self.source.images(indices).to(self.device, non_blocking=True)
         with torch.no_grad():
             keys = random.combine(self.recipe.seed, "views", step // self.steps_per_epoch, indices)
-            return self.objective.prepare(images, keys)
+            labels = (self.source.labels(indices).to(self.device),) if self.objective.needs_labels else ()
+            batch = self.objective.prepare(images, keys, *labels)
+            return {k: x.to(self.dtype) if x.is_floating_point() else x for k, x in batch.items()}
 
     def train_step(self, step: int) -> dict[str, Tensor]:
         """One step of the optimiser; -> loss and logs as tensors on the device, so that nothing waits for it."""
@@ -163,6 +174,8 @@ class Trainer:
         torch.manual_seed(int(random.combine(r.seed, "step", step, distributed.rank())) % 2**63)     # for drop path
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(r, epoch)
+            if group["decayed"]:
+                group["weight_decay"] = weight_decay_at(r, step / self.steps)
         self.objective.train()
         self.objective.begin_step(step / self.steps)
         batch = self.prepare(step)

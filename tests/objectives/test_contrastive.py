@@ -9,13 +9,13 @@ from torch import nn
 
 from lib import random
 from lib.data.shapes import Shapes
-from lib.models.vit import ViT
+from lib.models.vit import ViT, init_xavier
 from lib.objectives.contrastive import MoCoV3, info_nce, momentum_at
 
 
 def objective(**changes) -> MoCoV3:
     torch.manual_seed(0)
-    return MoCoV3(ViT(16, 4, dim=24, depth=2, heads=2), **dict(hidden=32, dim=16) | changes)
+    return MoCoV3(init_xavier(ViT(16, 4, dim=24, depth=2, heads=2)), **dict(hidden=32, dim=16) | changes)
 
 
 def batch(n: int = 8, seed: int = 0) -> dict[str, torch.Tensor]:

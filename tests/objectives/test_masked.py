@@ -7,13 +7,13 @@ import torch
 from lib import random
 from lib.data.shapes import Shapes
 from lib.errors import CourseError
-from lib.models.vit import ViT
+from lib.models.vit import ViT, init_truncated
 from lib.objectives.masked import SimMIM, cell_mask, count_masked, patchify, unpatchify
 
 
 def objective(**changes) -> SimMIM:
     torch.manual_seed(0)
-    return SimMIM(ViT(16, 4, dim=48, depth=2, heads=2, mask_token=True), **dict(mask_cell=1) | changes)
+    return SimMIM(init_truncated(ViT(16, 4, dim=48, depth=2, heads=2, mask_token=True)), **dict(mask_cell=1) | changes)
 
 
 def batch(model: SimMIM, n: int = 4) -> dict[str, torch.Tensor]:
