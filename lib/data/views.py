@@ -58,6 +58,8 @@ class ViewRecipe:
 
 PLAIN = ViewRecipe(ratio=(1.0, 1.0))
 SIMMIM = ViewRecipe(scale=(0.67, 1.0), flip=0.5)                                 # Xie et al. 2022
+SUPERVISED = ViewRecipe(scale=(0.08, 1.0), jitter=1.0, strengths=(0.4, 0.4, 0.4, 0.0), flip=0.5)   # jitter, not RandAugment
+MAE_VIEW = ViewRecipe(scale=(0.2, 1.0), flip=0.5)                                # He et al. 2022, who resize bicubically
 MOCO_V3 = (                                                                      # Chen et al. 2021, with the views of BYOL
     ViewRecipe(scale=(0.08, 1.0), jitter=0.8, grayscale=0.2, blur=1.0, flip=0.5),
     ViewRecipe(scale=(0.08, 1.0), jitter=0.8, grayscale=0.2, blur=0.1, solarize=0.2, flip=0.5),

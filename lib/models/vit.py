@@ -104,8 +104,8 @@ class ViT(VisionTransformer):
         number in reading order, go in, and tokens are (B, 1 + V, D).
         """
         size, p = self.patch_embed.img_size, self.patch_embed.patch_size[0]
-        fits = images.shape[1:] == (3, *size) or self.any_size and images.shape[1] == 3 and not any(n % p for n in images.shape[2:])
-        if images.ndim != 4 or not fits or not images.is_floating_point():
+        fits = images.shape[2:] == size or (self.any_size and not any(n % p for n in images.shape[2:]))
+        if images.ndim != 4 or images.shape[1] != 3 or not fits or not images.is_floating_point():
             raise CourseError(f"this ViT takes normalised float images (B, 3, {size[0]}, {size[1]}), got {images.dtype} "
                               f"{tuple(images.shape)}; lib.data.views.normalize makes them from uint8")
         tokens = self.patch_embed.proj(images)                                     # (B, D, rows, columns)

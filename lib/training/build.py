@@ -4,23 +4,47 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from lib.data.views import MOCO_V3, SIMMIM
+from lib.data.views import MOCO_V3, SIMMIM, SUPERVISED, ViewRecipe
 from lib.errors import CourseError
+from lib.models.vit import ViT
 from lib.objectives.contrastive import MoCoV3
+from lib.objectives.hybrid import Hybrid
 from lib.objectives.masked import SimMIM
-from lib.training.recipes import MoCoV3Recipe, Recipe, SimMIMRecipe, describe, recipe
+from lib.objectives.supervised import Supervised
+from lib.training.recipes import describe, recipe
+from lib.training.settings import HybridRecipe, MoCoV3Recipe, Recipe, SimMIMRecipe, SupervisedRecipe
 
 
 def build(r: Recipe) -> nn.Module:
     """An objective with fresh weights, the same for the same seed. Its `backbone` is what evaluation looks at."""
     torch.manual_seed(r.seed)
     match r:
+        case HybridRecipe():
+            backbone = r.backbone(mask_token=r.cl_weight < 1)
+            masked = _simmim(r, backbone, r.mim_crop_min) if r.cl_weight < 1 else None
+            return Hybrid(r.cl_weight, _mocov3(r, backbone) if r.cl_weight else None, masked)
         case MoCoV3Recipe():
-            views = tuple(replace(view, scale=(r.crop_min, 1.0)) for view in MOCO_V3)
-            return MoCoV3(r.backbone(), r.hidden, r.dim, r.temperature, r.momentum, r.freeze_patches, views)
+            return _mocov3(r, r.backbone())
         case SimMIMRecipe():
-            return SimMIM(r.backbone(mask_token=True), r.mask_ratio, r.mask_cell, replace(SIMMIM, scale=(r.crop_min, 1.0)))
+            return _simmim(r, r.backbone(mask_token=True), r.crop_min)
+        case SupervisedRecipe(classes=0):
+            raise CourseError("classes is 0; the trainer takes it from the data, here it must be given")
+        case SupervisedRecipe():
+            return Supervised(r.backbone(), r.classes, r.mixup, r.cutmix, r.smoothing, _crop(SUPERVISED, r.crop_min))
     raise CourseError(f"nothing is known about training a {type(r).__name__}")
+
+
+def _crop(view: ViewRecipe, smallest: float, largest: float = 1.0) -> ViewRecipe:
+    return replace(view, scale=(smallest, largest))
+
+
+def _mocov3(r: MoCoV3Recipe, backbone: ViT) -> MoCoV3:
+    views = tuple(_crop(view, r.crop_min) for view in MOCO_V3)
+    return MoCoV3(backbone, r.hidden, r.dim, r.temperature, r.momentum, r.freeze_patches, views)
+
+
+def _simmim(r: SimMIMRecipe, backbone: ViT, crop_min: float) -> SimMIM:
+    return SimMIM(backbone, r.mask_ratio, r.mask_cell, _crop(SIMMIM, crop_min))
 
 
 def from_description(described: dict) -> Recipe:

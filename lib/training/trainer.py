@@ -11,7 +11,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
@@ -84,6 +84,8 @@ class Trainer:
         if len(source) < r.batch_size:
             raise CourseError(f"a batch of {r.batch_size} needs as many images, {source.name} has {len(source)}; "
                               "lower --batch-size")
+        if getattr(r, "classes", None) == 0:
+            r = replace(r, classes=len(source.classes))
         self.recipe, self.source, self.monitor, self.progress = r, source, monitor, progress
         self.folder = Path(folder) if folder is not None else None
         self.device = torch.device(pick_device(r.device), torch.cuda.current_device()) if pick_device(r.device) == "cuda" \
@@ -164,7 +166,7 @@ class Trainer:
         images = self.source.images(indices).to(self.device, non_blocking=True)
         with torch.no_grad():
             keys = random.combine(self.recipe.seed, "views", step // self.steps_per_epoch, indices)
-            labels = (self.source.labels(indices).to(self.device),) if self.objective.needs_labels else ()
+            labels = (self.source.labels(indices),) if self.objective.needs_labels else ()
             batch = self.objective.prepare(images, keys, *labels)
             return {k: x.to(self.dtype) if x.is_floating_point() else x for k, x in batch.items()}
 

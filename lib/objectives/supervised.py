@@ -1,0 +1,35 @@
+"""Supervised classification, the control: the labels that the other objectives do without (DeiT, Touvron et al. 2021)."""
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lib import random
+from lib.data.mixing import mix
+from lib.data.views import SUPERVISED, ViewRecipe, make_view
+from lib.models.vit import ViT
+from lib.objectives import Objective
+from lib.precision import widen
+
+
+class Supervised(Objective):
+    """Cross-entropy of one linear layer on the CLS token, with mixup, cutmix and label smoothing."""
+    needs_labels = True
+
+    def __init__(self, backbone: ViT, classes: int, mixup: float = 0.8, cutmix: float = 1.0, smoothing: float = 0.1,
+                 view: ViewRecipe = SUPERVISED):
+        super().__init__()
+        self.backbone, self.head = backbone, nn.Linear(backbone.embed_dim, classes)
+        nn.init.trunc_normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+        self.classes, self.mixup, self.cutmix, self.smoothing, self.view = classes, mixup, cutmix, smoothing, view
+
+    def prepare(self, images: Tensor, keys: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """uint8 images (B, 3, H, W), keys (B,), labels (B,) -> {"view": (B, 3, S, S), "targets": (B, classes)}."""
+        view = make_view(images, self.view, self.backbone.patch_embed.img_size[0], random.combine(keys, 1))
+        view, targets = mix(view, labels, random.combine(keys, "mix"), self.classes, self.mixup, self.cutmix, self.smoothing)
+        return {"view": view, "targets": targets}
+
+    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """-> cross-entropy with soft targets, a scalar, and logs: "accuracy" on the class with the largest target."""
+        logits = widen(self.head(self.backbone(batch["view"])))                    # (B, classes)
+        right = logits.argmax(1) == batch["targets"].argmax(1)
+        return F.cross_entropy(logits, batch["targets"].to(logits.dtype)), {"accuracy": right.float().mean()}

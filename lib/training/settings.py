@@ -1,0 +1,178 @@
+"""What a recipe consists of: a dataclass for each objective, every field with its meaning and its bounds."""
+from dataclasses import dataclass, field, fields
+from typing import ClassVar
+
+from lib.errors import CourseError
+from lib.models import vit
+
+
+def option(default, text: str, choices: tuple[str, ...] = ()):
+    return field(default=default, metadata={"help": text, "choices": choices})
+
+
+# Bounds beyond "not negative, not infinite", which holds for every number but the seed.
+AT_LEAST_1 = ("image_size", "patch_size", "epochs", "batch_size", "log_every", "hidden", "dim", "mask_cell", "bottleneck",
+              "prototypes", "local_size", "decoder_dim", "decoder_depth", "decoder_heads")
+BELOW_1 = ("drop_path", "beta2", "momentum", "center_momentum", "smoothing")
+ABOVE_0 = ("temperature", "student_temperature", "teacher_temperature", "teacher_temperature_start", "crop_min", "local_min",
+           "mim_crop_min")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What all objectives share. `pooling` is where evaluation finds the representation."""
+    pooling: ClassVar[str] = "cls"
+    data: str = option("shapes", "shapes, cifar10, imagenette, tiny-imagenet, imagenet, or a folder with train/ and val/")
+    difficulty: str = option("medium", "of the world of shapes", ("easy", "medium", "hard"))
+    images: int = option(0, "train on N images only, evenly spread over the set; 0 for all (for shapes: 20,000)")
+    image_size: int = option(64, "pixels on a side of a view")
+    patch_size: int = option(8, "pixels on a side of a patch")
+    model: str = option("vit_tiny", "size of the backbone", tuple(vit.SIZES))
+    positions: str = option("sincos", "fixed sin-cos embedding, or a shared relative bias", vit.POSITIONS)
+    init: str = option("xavier", "initial weights: those of MoCo v3, or truncated normal as SimMIM and DINO", vit.INITS)
+    layer_scale: float = option(0.0, "initial layer scale; 0 for none")
+    drop_path: float = option(0.0, "rate of stochastic depth in the last block, rising from 0 in the first")
+    epochs: int = option(100, "passes over the training images")
+    batch_size: int = option(256, "images a step, over all processes")
+    learning_rate: float = option(1e-3, "peak learning rate at this batch size")
+    warmup_epochs: float = option(10, "epochs of linear warm-up")
+    warmup_start: float = option(0.0, "learning rate at the first step")
+    schedule: str = option("cosine", "after the warm-up: half a cosine to its end, or a tenth for the last eighth",
+                           ("cosine", "step"))
+    learning_rate_end: float = option(0.0, "where the cosine ends")
+    weight_decay: float = option(0.05, "of AdamW")
+    weight_decay_end: float = option(0.0, "weight decay at the end, reached along half a cosine; 0 keeps it as it was")
+    decay_all: bool = option(False, "decay biases, norms and tokens too, not only matrices")
+    beta2: float = option(0.999, "second moment decay of AdamW")
+    clip_norm: float = option(0.0, "largest gradient norm; 0 for no clipping")
+    seed: int = option(0, "of weights, order, views and masks")
+    device: str = option("auto", "auto takes a GPU if there is one", ("auto", "cpu", "cuda"))
+    precision: str = option("auto", "auto is bf16 on a GPU and fp32 on a CPU; fp64 is for comparing runs to the last digit",
+                            ("auto", "fp32", "bf16", "fp64"))
+    compile: bool = option(False, "compile the objective with torch.compile")
+    log_every: int = option(10, "steps between lines of the log")
+    checkpoint_every: int = option(0, "steps between checkpoints; 0 for once an epoch")
+    knn_every: int = option(10, "epochs between k-NN evaluations on the validation images; 0 for never")
+
+    def __post_init__(self):
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.type is float and type(value) is int:
+                object.__setattr__(self, f.name, float(value))
+            elif type(value) is not f.type:
+                raise CourseError(f"{f.name} must be {f.type.__name__}, got {value!r}")
+            if f.type in (int, float) and f.name != "seed" and not 0 <= value < float("inf"):
+                raise CourseError(f"{f.name} must not be negative or infinite, got {value}")
+        for name in AT_LEAST_1:
+            if getattr(self, name, 1) < 1:
+                raise CourseError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in BELOW_1:
+            if not 0 <= getattr(self, name, 0) < 1:
+                raise CourseError(f"{name} must be at least 0 and less than 1, got {getattr(self, name)}")
+        for name in ABOVE_0:
+            if not 0 < getattr(self, name, 1):
+                raise CourseError(f"{name} must be greater than 0, got {getattr(self, name)}")
+        if abs(self.seed) >= 2**63:
+            raise CourseError(f"seed must fit into 64 bits, got {self.seed}")
+        for f in fields(self):
+            if f.metadata["choices"] and getattr(self, f.name) not in f.metadata["choices"]:
+                raise CourseError(f"{f.name} must be one of {', '.join(f.metadata['choices'])}, got {getattr(self, f.name)!r}")
+
+    def backbone(self, mask_token: bool = False) -> vit.ViT:
+        """A backbone with its initial weights, drawn from PyTorch's random state."""
+        network = vit.create(self.model, image_size=self.image_size, patch_size=self.patch_size, positions=self.positions,
+                             layer_scale=self.layer_scale or None, drop_path=self.drop_path, mask_token=mask_token)
+        return vit.init_xavier(network) if self.init == "xavier" else vit.init_truncated(network)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoCoV3Recipe(Recipe):
+    """MoCo v3 (Chen, Xie and He 2021). Field defaults are those of the paper where the scale does not change them."""
+    hidden: int = option(4096, "width of the hidden layers of projector and predictor")
+    dim: int = option(256, "width of the space in which views are compared")
+    temperature: float = option(0.2, "of the softmax over keys")
+    momentum: float = option(0.99, "of the momentum encoder at the first step; it rises to 1")
+    freeze_patches: bool = option(True, "keep the patch projection at its random start")
+    crop_min: float = option(0.08, "smallest area of a crop, as a share of the image")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.batch_size < 2:
+            raise CourseError("contrastive learning tells the images of a batch apart: batch_size must be at least 2, got 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimMIMRecipe(Recipe):
+    """SimMIM (Xie et al. 2022)."""
+    pooling: ClassVar[str] = "mean"
+    init: str = option("truncated", "initial weights: those of MoCo v3, or truncated normal as SimMIM and DINO", vit.INITS)
+    mask_ratio: float = option(0.6, "share of the cells that are masked")
+    mask_cell: int = option(2, "patches on a side of a mask cell")
+    crop_min: float = option(0.67, "smallest area of a crop, as a share of the image")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DINORecipe(Recipe):
+    """DINO (Caron et al. 2021)."""
+    init: str = option("truncated", "initial weights: those of MoCo v3, or truncated normal as SimMIM and DINO", vit.INITS)
+    hidden: int = option(2048, "width of the hidden layers of the head")
+    bottleneck: int = option(256, "width between the head's layers and the prototypes")
+    prototypes: int = option(65536, "outputs of the head, which student and teacher agree on")
+    student_temperature: float = option(0.1, "of the student's softmax")
+    teacher_temperature: float = option(0.04, "of the teacher's softmax, once warmed up")
+    teacher_temperature_start: float = option(0.04, "of the teacher's softmax at the first step")
+    teacher_warmup: float = option(0.0, "share of the training over which the teacher's temperature rises")
+    momentum: float = option(0.996, "of the teacher at the first step; it rises to 1")
+    center_momentum: float = option(0.9, "of the centre of the teacher's outputs")
+    freeze_last: float = option(0.0, "share of the training during which the prototypes stand still")
+    crop_min: float = option(0.4, "smallest area of a global crop, and largest of a local one, as a share of the image")
+    local_crops: int = option(8, "local crops of an image")
+    local_size: int = option(96, "pixels on a side of a local crop")
+    local_min: float = option(0.05, "smallest area of a local crop")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.teacher_warmup > 1 or self.freeze_last > 1:
+            raise CourseError("teacher_warmup and freeze_last are shares of the training, from 0 to 1, got "
+                              f"{self.teacher_warmup} and {self.freeze_last}")
+        if self.local_crops and self.local_size % self.patch_size:
+            raise CourseError(f"local crops of {self.local_size} pixels do not divide into patches of {self.patch_size}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MAERecipe(Recipe):
+    """MAE (He et al. 2022)."""
+    pooling: ClassVar[str] = "mean"
+    beta2: float = option(0.95, "second moment decay of AdamW")
+    mask_ratio: float = option(0.75, "share of the patches that are masked")
+    decoder_dim: int = option(512, "width of the decoder")
+    decoder_depth: int = option(8, "blocks of the decoder")
+    decoder_heads: int = option(16, "heads of the decoder")
+    normalize_target: bool = option(True, "give every patch of the target mean 0 and variance 1")
+    crop_min: float = option(0.2, "smallest area of a crop, as a share of the image")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupervisedRecipe(Recipe):
+    """The control: labels, with DeiT's mixup, cutmix and label smoothing (Touvron et al. 2021)."""
+    classes: int = option(0, "of the labels; 0 for as many as the data has")
+    mixup: float = option(0.8, "alpha of mixup; 0 for none")
+    cutmix: float = option(1.0, "alpha of cutmix; 0 for none")
+    smoothing: float = option(0.1, "of labels")
+    crop_min: float = option(0.08, "smallest area of a crop, as a share of the image")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HybridRecipe(MoCoV3Recipe, SimMIMRecipe):
+    """(1 - λ) MIM + λ CL (Park et al. 2023, section 5), with the settings of both halves."""
+    pooling: ClassVar[str] = "mean"
+    init: str = option("xavier", "initial weights: those of MoCo v3, or truncated normal as SimMIM and DINO", vit.INITS)
+    cl_weight: float = option(0.2, "λ, the weight of the contrastive loss; the masked one has 1 - λ")
+    freeze_patches: bool = option(False, "keep the patch projection at its random start")
+    crop_min: float = option(0.08, "smallest area of a crop of the contrastive half, as a share of the image")
+    mim_crop_min: float = option(0.67, "smallest area of a crop of the masked half")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.cl_weight > 1:
+            raise CourseError(f"cl_weight must be at most 1, got {self.cl_weight}")
