@@ -16,7 +16,9 @@ def load_backbone(path: str | Path) -> tuple[ViT, Recipe]:
     if not described:
         raise CourseError(f"{path} holds weights but no recipe: it is not a backbone that this course trained")
     recipe = from_description(described)
-    backbone = build(recipe).backbone
+    objective = build(recipe)
+    backbone = objective.backbone
+    weights = {name: tensor for name, tensor in weights.items() if name.split(".")[0] not in objective.ships}
     shapes = {name: tuple(tensor.shape) for name, tensor in backbone.state_dict().items()}
     for name in sorted(shapes.keys() | weights.keys()):
         if name not in weights or tuple(weights[name].shape) != shapes.get(name):

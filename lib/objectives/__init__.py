@@ -11,6 +11,7 @@ class Objective(nn.Module):
     loss(batch)             -> the loss, a scalar, and a dict of scalars for the log
     """
     needs_labels = False
+    ships: tuple[str, ...] = ()                        # modules worth keeping beside the backbone: a decoder, a head
     backbone: nn.Module
 
     def begin_step(self, progress: float) -> None:

@@ -13,6 +13,7 @@ from lib.precision import widen
 class Supervised(Objective):
     """Cross-entropy of one linear layer on the CLS token, with mixup, cutmix and label smoothing."""
     needs_labels = True
+    ships = ("head",)
 
     def __init__(self, backbone: ViT, classes: int, mixup: float = 0.8, cutmix: float = 1.0, smoothing: float = 0.1,
                  view: ViewRecipe = SUPERVISED):

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from lib.errors import CourseError
-from lib.models.vit import ViT
+from lib.objectives import Objective
 
 KEYS = ("recipe", "images", "step", "objective", "optimizer", "history", "pending")          # what a checkpoint holds
 
@@ -73,9 +73,12 @@ def load(folder: Path) -> dict:
     raise CourseError(f"{folder} holds no checkpoint to resume from; leave --resume out to start a new run")
 
 
-def export(path: Path, backbone: ViT, recipe: dict) -> None:
-    """The backbone alone, with the recipe that made it, as safetensors."""
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in backbone.state_dict().items()}
+def export(path: Path, objective: Objective, recipe: dict) -> None:
+    """The backbone under timm's names, what else the objective `ships` under its own, and the recipe, as safetensors."""
+    tensors = objective.backbone.state_dict()
+    for part in objective.ships:
+        tensors |= {f"{part}.{name}": tensor for name, tensor in getattr(objective, part).state_dict().items()}
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_atomically(path, lambda temporary: save_file(weights, temporary, metadata={"recipe": json.dumps(recipe)}))
 
 

@@ -3,9 +3,6 @@
 What happens at step s depends on the recipe and s alone: the order of the images, the views, the masks, the learning rate.
 So a run that is killed and resumed is, bit for bit, the run that was never killed, and several processes train like one.
 """
-import contextlib
-import fcntl
-import json
 import math
 import os
 import time
@@ -21,7 +18,7 @@ from tqdm import tqdm
 
 from lib import distributed, random
 from lib.errors import CourseError
-from lib.training import checkpoint
+from lib.training import checkpoint, log
 from lib.training.build import build
 from lib.training.recipes import Recipe, describe
 
@@ -98,6 +95,7 @@ class Trainer:
         self.optimizer = make_optimizer(r, self.objective)
         self.step, self.stop, self.history = 0, False, []
         self.pending, self.since = {}, 0                          # sums of what was logged since a step, for the next line
+        self.first_bad = torch.full((), math.inf, device=self.device)              # the first step that was not finite
         self._open_folder(resume)
         if r.compile:
             self.objective.compile()
@@ -192,55 +190,68 @@ class Trainer:
 
     def run(self) -> None:
         """Train from where the run stands to its end, or until `stop`."""
-        r, main = self.recipe, distributed.rank() == 0
-        first_bad, begun, timed_from = torch.full((), math.inf, device=self.device), time.perf_counter(), self.step
-        stop, every = False, r.checkpoint_every or self.steps_per_epoch
+        r, main, stop = self.recipe, distributed.rank() == 0, False
         bar = tqdm(total=self.steps * r.batch_size, initial=self.step * r.batch_size, unit="img", unit_scale=True,
                    disable=not (self.progress and main))
-        with self._alone(), self._logs() as write, bar:
+        with log.alone(self.folder), log.opened(self.folder, self.step, describe(r)) as write, bar:
+            self._start_clock()
             while self.step < self.steps and not stop:
                 logs = self.train_step(self.step)
                 self.step += 1
-                first_bad = torch.where(torch.isfinite(logs["loss"]), first_bad, first_bad.clamp(max=self.step))
+                self.first_bad = torch.where(torch.isfinite(logs["loss"]), self.first_bad, self.first_bad.clamp(max=self.step))
                 self.pending = {name: value + self.pending.get(name, 0) for name, value in logs.items()}
                 bar.update(r.batch_size)
-                end_of_epoch, last = self.step % self.steps_per_epoch == 0, self.step == self.steps
-                stop = self.stop if distributed.world_size() == 1 else False
+                last, (epoch, place) = self.step == self.steps, divmod(self.step, self.steps_per_epoch)
                 if self.step % r.log_every == 0 or last:
-                    self._check(first_bad)
-                    if distributed.world_size() > 1:               # a signal may reach one process a step before another
-                        stop = distributed.mean(torch.tensor(float(self.stop), device=self.device)).item() > 0
-                    count = self.step - self.since
-                    line = {name: (distributed.mean(value) / count).item() for name, value in self.pending.items()}
-                    speed = (self.step - timed_from) * r.batch_size / (time.perf_counter() - begun)
-                    line = {"step": self.step, "epoch": self.step / self.steps_per_epoch, **line,
-                            "learning_rate": self.optimizer.param_groups[0]["lr"]}
-                    self.history.append(line)
-                    write(line | {"images_per_second": round(speed, 1)})
-                    bar.set_postfix(loss=f"{line['loss']:.3f}")
-                    self.pending, self.since, begun, timed_from = {}, self.step, time.perf_counter(), self.step
-                if end_of_epoch and self.monitor and r.knn_every and main and \
-                        (last or self.step // self.steps_per_epoch % r.knn_every == 0):
-                    self.objective.eval()
-                    line = {"step": self.step, "epoch": self.step / self.steps_per_epoch}
-                    line |= self.monitor(self.objective.backbone)
-                    self.history.append(line)
-                    write(line)
-                    begun, timed_from = time.perf_counter(), self.step
-                if self.step % every == 0 or last or stop:
-                    self._check(torch.where(self._weights_finite(), first_bad, first_bad.clamp(max=self.step)))
+                    self._check()
+                    write(self._log_line())
+                    bar.set_postfix(loss=f"{self.history[-1]['loss']:.3f}")
+                    stop = self._told_to_stop()
+                stop = stop or (self.stop and distributed.world_size() == 1)
+                if place == 0 and self.monitor and r.knn_every and main and (last or epoch % r.knn_every == 0):
+                    write(self._monitor_line())
+                if self.step % (r.checkpoint_every or self.steps_per_epoch) == 0 or last or stop:
+                    self.first_bad = torch.where(self._weights_finite(), self.first_bad, self.first_bad.clamp(max=self.step))
+                    self._check()
                     self.save()
         self.objective.eval()
         if self.step == self.steps and self.folder is not None and main:
-            checkpoint.export(self.folder / "backbone.safetensors", self.objective.backbone, describe(r))
+            checkpoint.export(self.folder / "backbone.safetensors", self.objective, describe(r))
+
+    def _start_clock(self) -> None:
+        self.begun, self.timed_from = time.perf_counter(), self.step
+
+    def _told_to_stop(self) -> bool:
+        """Whether any process was: a signal may reach one a step before another."""
+        return distributed.mean(torch.tensor(float(self.stop), device=self.device)).item() > 0
+
+    def _log_line(self) -> dict:
+        """Means, over the steps since the last line and over processes, of what was logged."""
+        count, seconds = self.step - self.since, time.perf_counter() - self.begun
+        means = {name: (distributed.mean(value) / count).item() for name, value in self.pending.items()}
+        line = {"step": self.step, "epoch": self.step / self.steps_per_epoch, **means,
+                "learning_rate": self.optimizer.param_groups[0]["lr"]}
+        speed = (self.step - self.timed_from) * self.recipe.batch_size / seconds
+        self.history.append(line)
+        self.pending, self.since = {}, self.step
+        self._start_clock()
+        return line | {"images_per_second": round(speed, 1)}
+
+    def _monitor_line(self) -> dict:
+        """What the monitor says of the backbone."""
+        self.objective.eval()
+        line = {"step": self.step, "epoch": self.step / self.steps_per_epoch} | self.monitor(self.objective.backbone)
+        self.history.append(line)
+        self._start_clock()
+        return line
 
     def _weights_finite(self) -> Tensor:
         """-> a scalar bool on the device: a finite loss may still have led to a step that no checkpoint should keep."""
         return torch.stack(torch._foreach_norm(list(self.objective.parameters()))).isfinite().all()
 
-    def _check(self, first_bad: Tensor) -> None:
-        """The one place where the host waits for the device besides the log."""
-        step = distributed.earliest(first_bad).item()
+    def _check(self) -> None:
+        """Raise if a step went wrong. The one place where the host waits for the device besides the log."""
+        step = distributed.earliest(self.first_bad).item()
         if math.isinf(step):
             return
         kept = "no checkpoint was written yet"
@@ -251,47 +262,3 @@ class Trainer:
         described = ", ".join(f"{k}={v}" for k, v in settings.items())
         raise CourseError(f"the loss, or a weight, is not a finite number at step {int(step)} "
                           f"({type(self.recipe).__name__}: {described}); {kept}; try a lower --learning-rate or --clip-norm 1")
-
-    @contextlib.contextmanager
-    def _alone(self):
-        """No other process may train into the folder meanwhile. Raises CourseError if one does."""
-        if self.folder is None or distributed.rank() != 0:
-            yield
-            return
-        with open(self.folder / "lock", "w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise CourseError(f"another run is writing to {self.folder}; wait for it, or choose another --out") from None
-            yield
-
-    @contextlib.contextmanager
-    def _logs(self):
-        """-> a function that adds a line to log.jsonl and TensorBoard. Lines after the step resumed from are dropped."""
-        if self.folder is None or distributed.rank() != 0:
-            yield lambda line: None
-            return
-        from torch.utils.tensorboard import SummaryWriter  # here, since it is slow to import
-
-        path = self.folder / "log.jsonl"
-        before = [line for line in path.read_text(errors="replace").splitlines() if line] if path.exists() else []
-        before = [line for line in before if _step_of(line) <= self.step]
-        checkpoint.write_atomically(path, lambda temporary: temporary.write_text("".join(line + "\n" for line in before)))
-        checkpoint.write_atomically(self.folder / "recipe.json", lambda temporary: temporary.write_text(
-            json.dumps(describe(self.recipe), indent=1) + "\n"))
-        with open(path, "a") as file, contextlib.closing(SummaryWriter(self.folder, purge_step=self.step)) as board:
-            def write(line: dict) -> None:
-                file.write(json.dumps(line) + "\n")
-                file.flush()
-                for name, value in line.items():
-                    if name not in ("step", "epoch"):
-                        board.add_scalar(name, value, line["step"])
-            yield write
-
-
-def _step_of(line: str) -> float:
-    """The step of a log line; a line cut short by a kill counts as later than all."""
-    try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return math.inf
