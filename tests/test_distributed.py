@@ -22,8 +22,8 @@ from lib.training.recipes import recipe
 from lib.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
-MOCOV3 = ("mocov3 --scale smoke --data shapes --images 64 --epochs 2 --batch-size 16 --image-size 16 --patch-size 4 "
-          "--hidden 32 --dim 16 --warmup-epochs 0.5 --log-every 1 --knn-every 2 --device cpu")
+MOCOV3 = ("mocov3 --scale smoke --data shapes --images 64 --batch-size 16 --image-size 16 --patch-size 4 "
+          "--hidden 32 --dim 16 --warmup-epochs 0.5 --log-every 1 --device cpu")
 SIMMIM = dict(images=64, epochs=2, batch_size=16, image_size=16, patch_size=4, mask_cell=1, warmup_epochs=0.5, log_every=2,
               knn_every=1, checkpoint_every=3, clip_norm=1.0, drop_path=0.0, device="cpu")
 
@@ -182,22 +182,25 @@ def test_a_signal_to_one_process_stops_both(found):
     assert checkpoint.load(found[2] / "run")["step"] == 8
 
 
-def test_command_line_under_torchrun_gives_the_loss_of_one_process(tmp_path, monkeypatch, one_thread):
-    answer = torchrun("-m", "lib.training", *MOCOV3.split(), "--out", str(tmp_path / "two"))
+@pytest.mark.parametrize(("precision", "epochs", "tolerance"), [("fp32", 2, 1e-4), ("fp64", 12, 1e-9)])
+def test_torchrun_gives_the_loss_of_one_process(tmp_path, monkeypatch, one_thread, precision, epochs, tolerance):
+    """In float32 over a few steps, since training amplifies rounding whoever rounds; in float64 to the end of a longer run."""
+    flags = [*MOCOV3.split(), "--precision", precision, "--epochs", str(epochs), "--knn-every", str(epochs)]
+    answer = torchrun("-m", "lib.training", *flags, "--out", str(tmp_path / "two"))
     assert answer.returncode == 0, answer.stderr[-3000:]
     assert "2 process(es)" in answer.stdout and answer.stdout.count("done in") == 1
-    monkeypatch.setattr(sys, "argv", ["lib.training", *MOCOV3.split(), "--out", str(tmp_path / "one")])
+    monkeypatch.setattr(sys, "argv", ["lib.training", *flags, "--out", str(tmp_path / "one")])
     cli.main(command_line.train)
     one, two = ([json.loads(line) for line in (tmp_path / n / "log.jsonl").read_text().splitlines()] for n in ("one", "two"))
     assert [line["step"] for line in one] == [line["step"] for line in two]
     for name in ("loss", "accuracy", "spread"):
         curves = [[line[name] for line in lines if name in line] for lines in (one, two)]
-        assert len(curves[0]) == 8 and curves[1] == pytest.approx(curves[0], abs=1e-4)
+        assert len(curves[0]) == 4 * epochs and curves[1] == pytest.approx(curves[0], abs=tolerance)
     assert one[-1]["knn"] == pytest.approx(two[-1]["knn"], abs=0.02)
     states = [without_idle_weights(checkpoint.load(tmp_path / n)["objective"]) for n in ("one", "two")]
     difference = largest_difference(*states)
-    print(f"largest difference of a weight after 8 steps: {difference:.1e}")
-    assert difference < 1e-3
+    print(f"largest difference of a weight at the end: {difference:.1e}")
+    assert difference < 10 * tolerance
 
 
 def without_idle_weights(state: dict) -> dict:
