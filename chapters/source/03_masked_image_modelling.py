@@ -354,7 +354,7 @@ r = measured["recipe"]
 print(f"{r['model']}, {r['image_size']} px, {r['epochs']} epochs, {measured['training']['minutes']:.0f} minutes on a CPU")
 for name in ("trained", "untrained"):
     scores = {probe: measured[name][probe] for probe in ("knn", "linear")}
-    print(f"{name:>10}:", ", ".join(f"{probe} {s['accuracy']:.1%} ({s['interval'][0]:.1%} to {s['interval'][1]:.1%})"
+    print(f"{name:>10}:", ", ".join(f"{probe} {s['value']:.1%} ({s['interval'][0]:.1%} to {s['interval'][1]:.1%})"
                                     for probe, s in scores.items()))
 
 # %%

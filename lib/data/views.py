@@ -64,6 +64,12 @@ MOCO_V3 = (                                                                     
     ViewRecipe(scale=(0.08, 1.0), jitter=0.8, grayscale=0.2, blur=1.0, flip=0.5),
     ViewRecipe(scale=(0.08, 1.0), jitter=0.8, grayscale=0.2, blur=0.1, solarize=0.2, flip=0.5),
 )
+DINO_GLOBAL = (                                                                  # Caron et al. 2021, who crop bicubically
+    ViewRecipe(scale=(0.4, 1.0), jitter=0.8, grayscale=0.2, blur=1.0, flip=0.5),
+    ViewRecipe(scale=(0.4, 1.0), jitter=0.8, grayscale=0.2, blur=0.1, solarize=0.2, flip=0.5),
+)
+DINO_LOCAL = ViewRecipe(scale=(0.05, 0.4), jitter=0.8, grayscale=0.2, blur=0.5,  # sigma: 0.1 to 2 pixels of a view of 96
+                        sigma=(0.1 * 224 / 96, 2 * 224 / 96), flip=0.5)
 
 
 @dataclass(frozen=True)

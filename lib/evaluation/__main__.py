@@ -1,38 +1,38 @@
-"""Evaluate a run: `python -m lib.evaluation runs/x --out data/results/x.json`.
+"""Evaluate a network: `python -m lib.evaluation frozen runs/x --out data/results/x.json`, and five more yardsticks.
 
-k-NN and a linear probe on frozen features of the validation images, beside the same network untrained.
+A network is a run's folder, a checkpoint that ships ("shapes/mocov3"), or "timm:" and a name. It is measured beside an
+untrained one of its kind, the negative control.
 """
+import argparse
 import contextlib
 import json
 import os
 import shlex
-import subprocess
 import sys
-import time
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from lib import cli
 from lib.data import Loaded, open_source
+from lib.data.pairs import PairFolder
 from lib.errors import CourseError
-from lib.evaluation.features import POOLINGS, extract
-from lib.evaluation.linear import linear_probe
-from lib.evaluation.load import load_backbone, untrained_backbone
-from lib.evaluation.neighbors import knn_predict
-from lib.training.checkpoint import write_atomically
-from lib.training.recipes import Recipe, command, describe
+from lib.evaluation import finetune as tuning
+from lib.evaluation.classifier import LinearClassifier
+from lib.evaluation.dense import OBJECT_MASKS, dense_probe
+from lib.evaluation.features import POOLINGS
+from lib.evaluation.linear import PROTOCOLS, published_probe
+from lib.evaluation.load import Subject, open_subject
+from lib.evaluation.report import write_report
+from lib.evaluation.robustness import MODES, noise_robustness
+from lib.evaluation.shape_bias import cue_conflict, read_categories, shapes_cue_conflict
+from lib.evaluation.table import rebuild
+from lib.evaluation.yardsticks import measure, share
+from lib.training.build import from_description
+from lib.training.recipes import command
+from lib.training.settings import Recipe
 from lib.training.trainer import pick_device
-
-
-def bootstrap(correct: torch.Tensor, draws: int = 2000) -> list[float]:
-    """95 % interval of a share over images, by resampling them: (N,) bool -> [low, high].
-
-    How many of N images drawn with replacement are right is binomial, so the images need not be drawn one by one.
-    """
-    shares = np.random.default_rng(0).binomial(len(correct), correct.float().mean().item(), draws) / len(correct)
-    return np.quantile(shares, [0.025, 0.975]).tolist()
 
 
 def minutes(log: list[dict], recipe: Recipe) -> float:
@@ -52,64 +52,178 @@ def read_log(path: Path) -> list[dict]:
     return lines
 
 
-def measure(backbone, train, val, pooling: str) -> dict:
-    features, labels = extract(backbone, train, pooling)
-    queries, truth = extract(backbone, val, pooling)
-    right = {"knn": knn_predict(features, labels, queries) == truth,
-             "linear": linear_probe(features, labels, queries)[0] == truth}
-    return {name: {"accuracy": c.float().mean().item(), "interval": bootstrap(c)} for name, c in right.items()}
+def about_training(run: str, subject: Subject) -> dict:
+    """The log of a run, its command and its minutes, where it is a run's folder."""
+    log = Path(run) / "log.jsonl"
+    if not log.exists():
+        return {}
+    recipe, lines = from_description(subject.recipe), read_log(log)
+    return {"log": lines, "training": {"command": command(recipe), "device": recipe.device, "minutes": minutes(lines, recipe)}}
 
 
-def commit() -> str:
-    answer = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True,
-                            cwd=Path(__file__).parent)
-    return answer.stdout.strip() or "unknown"
+# ----------------------------------------------------------------------------- what is measured; each gives plain data
+
+def frozen(a, subject: Subject, backbone) -> dict:
+    if a.protocol:
+        train, val = (Loaded(open_source(a.data, split, subject.size, limit=limit, difficulty=a.difficulty))
+                      for split, limit in (("train", a.images), ("val", None)))
+        predicted = published_probe(backbone, train, val, a.protocol, a.pooling, a.depth)
+        return {"linear": share(predicted == val.labels(torch.arange(len(val))))}
+    return measure(backbone, a.data, subject.size, a.pooling, a.difficulty, a.depth, a.images)
 
 
-def evaluate() -> None:
-    parser = cli.Parser(prog="python -m lib.evaluation", description="k-NN and linear probe of a trained backbone.")
-    parser.add_argument("run", help="folder of a run, or a backbone.safetensors")
-    parser.add_argument("--data", help="evaluate on another set than it was trained on")
+def finetune(a, subject: Subject, backbone) -> dict:
+    r = replace(tuning.RECIPES[a.recipe], **{k: v for k in ("epochs", "batch_size", "learning_rate", "warmup_epochs")
+                                             if (v := getattr(a, k)) is not None})
+    train, val = (Loaded(open_source(a.data, split, subject.size, limit=limit, difficulty=a.difficulty))
+                  for split, limit in (("train", a.images), ("val", None)))
+    tuned = tuning.finetune(backbone, train, val, r, a.pooling, a.seed, a.device, progress=True)
+    return {"finetuned": share(tuned.predictions == val.labels(torch.arange(len(val)))), "history": tuned.history}
+
+
+def dense(a, subject: Subject, backbone) -> dict:
+    if a.pairs:
+        train, val = (PairFolder(a.pairs, split, subject.size) for split in ("train", "val"))
+        return dense_probe(backbone, train, val, tuple(train.classes), a.depth)
+    train, val = (open_source("shapes", split, subject.size, limit=limit, difficulty=a.difficulty)
+                  for split, limit in (("train", a.images or 2000), ("val", 1000)))
+    return dense_probe(backbone, train, val, OBJECT_MASKS, a.depth)
+
+
+def classifier(a, subject: Subject, backbone) -> tuple[LinearClassifier, Loaded]:
+    train = Loaded(open_source(a.data, "train", subject.size, limit=a.images, difficulty=a.difficulty))
+    return LinearClassifier(backbone, train, a.pooling, a.depth), train
+
+
+def noise(a, subject: Subject, backbone) -> dict:
+    probe, _ = classifier(a, subject, backbone)
+    val = Loaded(open_source(a.data, "val", subject.size, difficulty=a.difficulty), limit=1000)
+    return noise_robustness(probe.predict, val, mode=a.mode, seed=a.seed, device=pick_device(a.device))
+
+
+def shape_bias(a, subject: Subject, backbone) -> dict:
+    if not a.stimuli:
+        return shapes_cue_conflict(backbone, a.pooling, a.difficulty, depth=a.depth)
+    if not a.categories:
+        raise CourseError("--stimuli needs --categories, the JSON file that maps ImageNet's classes to Geirhos' 16 categories")
+    probe, _ = classifier(a, subject, backbone)
+    folders = open_source(a.data, "train", subject.size).folders
+    return cue_conflict(probe.probabilities, a.stimuli, folders, read_categories(a.categories), subject.size,
+                        device=pick_device(a.device))
+
+
+MEASURES = {"frozen": frozen, "finetune": finetune, "dense": dense, "noise": noise, "shape-bias": shape_bias}
+ABOUT = {
+    "frozen": "k-NN and linear probe of frozen features; in shapes also texture, ground, position and segmentation.",
+    "finetune": "Fine-tune the whole network on the labels.",
+    "dense": "Linear segmentation on frozen patch tokens.",
+    "noise": "Accuracy of a linear probe under noise of one frequency band at a time.",
+    "shape-bias": "Does it decide by shape or by texture where the two disagree?",
+    "table": "A world's table, measured again from the shipped checkpoints.",
+}
+
+
+# ---------------------------------------------------------------------------------------------------- the command line
+
+def parser_of(name: str) -> argparse.ArgumentParser:
+    parser = cli.Parser(prog=f"python -m lib.evaluation {name}", description=ABOUT[name])
+    parser.add_argument("network", help="a run's folder, a shipped checkpoint such as shapes/mocov3, or timm:NAME")
+    parser.add_argument("--data", help="a set or folder; that of the training if left out")
     parser.add_argument("--difficulty", choices=("easy", "medium", "hard"), help="of shapes, if not that of the training")
     parser.add_argument("--pooling", choices=POOLINGS, help="the objective's own if left out: cls for mocov3, mean for simmim")
+    parser.add_argument("--depth", type=int, help="take features after this block; after the last norm if left out")
     parser.add_argument("--images", type=int, help="use N training images only, evenly spread over the set")
+    parser.add_argument("--seed", type=int, default=0, help="of fine-tuning and of noise")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to run")
     parser.add_argument("--out", help="a JSON file to write")
-    a = parser.parse_args()
-    if not a.run or a.out == "":
-        raise CourseError("an empty name was given for the run or for --out; name a folder or a file")
-    if a.out:                                                                      # told now, not after the work
+    if name == "frozen":
+        parser.add_argument("--protocol", choices=tuple(PROTOCOLS), help="a published linear protocol instead")
+    if name == "finetune":
+        parser.add_argument("--recipe", choices=tuple(tuning.RECIPES), default="course", help="a published recipe, or course")
+        parser.add_argument("--epochs", type=int, help="instead of the recipe's")
+        parser.add_argument("--batch-size", type=int, help="instead of the recipe's")
+        parser.add_argument("--learning-rate", type=float, help="instead of the recipe's")
+        parser.add_argument("--warmup-epochs", type=float, help="instead of the recipe's")
+    if name == "dense":
+        parser.add_argument("--pairs", help="a folder of images/ and masks/; the objects of shapes if left out")
+    if name == "noise":
+        parser.add_argument("--mode", choices=MODES, default="published", help="the published noise, or equal energy a band")
+    if name == "shape-bias":
+        parser.add_argument("--stimuli", help="folder of Geirhos' cue-conflict stimuli; the conflicts of shapes if left out")
+        parser.add_argument("--categories", help="JSON: Geirhos' 16 categories and the ImageNet classes of each")
+    return parser
+
+
+def check_out(out: str | None) -> None:
+    """Told now, not after the work."""
+    if out == "":
+        raise CourseError("an empty name was given for --out; name a file")
+    if out:
         try:
-            Path(a.out).parent.mkdir(parents=True, exist_ok=True)
+            Path(out).parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise CourseError(f"cannot write {a.out}: {error.strerror}; choose another --out") from None
-        if not os.access(Path(a.out).parent, os.W_OK):
-            raise CourseError(f"cannot write {a.out}: no permission to write in its folder; choose another --out")
-        if Path(a.out).is_dir():
-            raise CourseError(f"{a.out} is a folder; --out is the JSON file to write")
-    backbone, recipe = load_backbone(a.run)
-    device = pick_device(a.device)
-    data, difficulty = a.data or recipe.data, a.difficulty or recipe.difficulty
-    pooling = a.pooling or ("cls" if hasattr(recipe, "momentum") else "mean")
-    train = Loaded(open_source(data, "train", recipe.image_size, limit=a.images, difficulty=difficulty))
-    val = Loaded(open_source(data, "val", recipe.image_size, difficulty=difficulty))
-    result = {"recipe": describe(recipe), "data": data, "pooling": pooling, "training_images": len(train),
-              "validation_images": len(val), "command": f"python -m lib.evaluation {shlex.join(sys.argv[1:])}",
-              "commit": commit(), "date": time.strftime("%Y-%m-%d"), "torch": torch.__version__,
-              "device": torch.cuda.get_device_name() if device == "cuda" else "cpu"}
-    print(f"{len(val):,} validation images of {data} against {len(train):,} training images, {pooling} features", flush=True)
-    for name, network in {"trained": backbone, "untrained": untrained_backbone(recipe)}.items():
-        result[name] = measure(network.to(device), train, val, pooling)
-        for probe, m in result[name].items():
-            print(f"{name:>9} {probe:>6}: {m['accuracy']:.1%}  (95 % interval over images {m['interval'][0]:.1%} to "
-                  f"{m['interval'][1]:.1%})", flush=True)
-    log = Path(a.run) / "log.jsonl"
-    if log.exists():
-        result["log"] = read_log(log)
-        result["training"] = {"command": command(recipe), "device": recipe.device, "minutes": minutes(result["log"], recipe)}
+            raise CourseError(f"cannot write {out}: {error.strerror}; choose another --out") from None
+        if not os.access(Path(out).parent, os.W_OK):
+            raise CourseError(f"cannot write {out}: no permission to write in its folder; choose another --out")
+        if Path(out).is_dir():
+            raise CourseError(f"{out} is a folder; --out is the JSON file to write")
+
+
+def show(name: str, found: dict) -> None:
+    """A line for every number that has an interval."""
+    for measure_name, m in found.items():
+        if isinstance(m, dict) and "interval" in m and m["interval"]:
+            value = next(m[k] for k in ("value", "accuracy", "shape_bias") if k in m)
+            print(f"{name:>9} {measure_name:>10}: {value:.3f}  (95 % interval over images {m['interval'][0]:.3f} to "
+                  f"{m['interval'][1]:.3f})", flush=True)
+    for band in found.get("bands", []):
+        print(f"{name:>9} noise at {band['centre']:.2f} rad: accuracy {band['accuracy']:.3f}, drop {band['drop']:.3f}")
+    if found.get("interval"):
+        value = found.get("miou", found.get("shape_bias"))
+        print(f"{name:>9}: {value:.3f}  (95 % interval over images {found['interval'][0]:.3f} to {found['interval'][1]:.3f})")
+
+
+def evaluate(name: str, arguments: list[str]) -> None:
+    a = parser_of(name).parse_args(arguments)
+    if not a.network:
+        raise CourseError("an empty name was given for the network; name a run's folder")
+    check_out(a.out)
+    subject, device = open_subject(a.network), pick_device(a.device)
+    a.data, a.difficulty, a.pooling = a.data or subject.data, a.difficulty or subject.difficulty, a.pooling or subject.pooling
+    if a.data is None:
+        raise CourseError("--data is needed: nothing says what this network is to be evaluated on")
+    if a.depth is not None and not 0 <= a.depth <= len(subject.backbone.blocks):
+        raise CourseError(f"--depth must lie from 0 to {len(subject.backbone.blocks)}, got {a.depth}")
+    result = {"network": a.network, "recipe": subject.recipe, "data": a.data, "pooling": a.pooling, "depth": a.depth}
+    for kind in ("trained", "untrained"):
+        result[kind] = MEASURES[name](a, subject, getattr(subject, "backbone" if kind == "trained" else kind).to(device))
+        show(kind, result[kind])
+    result |= about_training(a.network, subject)
     if a.out:
-        write_atomically(Path(a.out), lambda temporary: temporary.write_text(json.dumps(result, indent=1) + "\n"))
+        words = f"python -m lib.evaluation {shlex.join(sys.argv[1:])}"
+        write_report(a.out, result, command=words, seeds=[a.seed], device=device)
+
+
+def table(arguments: list[str]) -> None:
+    parser = cli.Parser(prog="python -m lib.evaluation table", description=ABOUT["table"])
+    parser.add_argument("--world", default="shapes", help="shapes or imagenette")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to run")
+    a = parser.parse_args(arguments)
+    print(rebuild(a.world, pick_device(a.device)))
+
+
+def main() -> None:
+    """`python -m lib.evaluation runs/x` is short for `python -m lib.evaluation frozen runs/x`."""
+    arguments = sys.argv[1:]
+    if arguments[:1] in (["-h"], ["--help"]):
+        print(__doc__ + "\n" + "\n".join(f"  {name:12}{text}" for name, text in ABOUT.items()))
+        print("\nEach has a --help of its own: python -m lib.evaluation frozen --help")
+        return None
+    if arguments[:1] == ["table"]:
+        return table(arguments[1:])
+    name = arguments.pop(0) if arguments and arguments[0] in MEASURES else "frozen"
+    return evaluate(name, arguments)
 
 
 if __name__ == "__main__":
-    cli.main(evaluate)
+    cli.main(main)

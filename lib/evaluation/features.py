@@ -1,7 +1,16 @@
-"""Frozen features: one pass of a backbone over a source, no augmentation."""
+"""Frozen features: one pass of a backbone over a source, no augmentation.
+
+Any ViT of timm's making will do (VisionTransformer, DeiT, BEiT, the course's own): it has `blocks`, `forward_features` and
+`num_prefix_tokens`. What is inside is caught by hooks, so no model is changed for it.
+
+A depth is counted like everywhere in the course: 0 is the embedding, what goes into the first block; l is the residual
+stream after block l; None is the end, after the final LayerNorm.
+"""
+import contextlib
+
 import torch
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from lib.data.views import normalize
 from lib.errors import CourseError
@@ -9,26 +18,97 @@ from lib.errors import CourseError
 POOLINGS = ("cls", "mean")
 
 
-@torch.no_grad()
-def extract(backbone: VisionTransformer, source, pooling: str = "cls", batch_size: int = 256) -> tuple[Tensor, Tensor]:
-    """-> features (N, D) float32 and labels (N,) int64, on the CPU, of the tokens after the final LayerNorm.
+@contextlib.contextmanager
+def frozen(backbone: nn.Module):
+    """Eval mode and no gradients; afterwards the backbone is in the mode it was in."""
+    training = backbone.training
+    backbone.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        backbone.train(training)
 
-    pooling: "cls" takes the CLS token (MoCo v3, DINO), "mean" the mean of the patch tokens (SimMIM, MAE). The backbone runs
-    in eval mode, on the device it is on. Raises CourseError if features are not finite or the pooling is unknown.
+
+def pooled(backbone: VisionTransformer, images: Tensor, depths=(None,), pooling: str = "cls") -> dict[int | None, Tensor]:
+    """Normalised images (B, 3, H, W) -> {depth: (B, D)}, in one forward pass.
+
+    A model that was trained on the mean of its patch tokens may have its final LayerNorm behind that mean (timm calls it
+    `fc_norm`); it is applied there. Raises CourseError if a depth or the pooling is unknown, or there is no CLS token.
     """
+    prefix, last = backbone.num_prefix_tokens, len(backbone.blocks)
     if pooling not in POOLINGS:
         raise CourseError(f"there is no pooling {pooling!r}; choose one of {', '.join(POOLINGS)}")
-    training, device = backbone.training, next(backbone.parameters()).device
-    backbone.eval()
-    features = []
-    for start in range(0, len(source), batch_size):
-        images = source.images(torch.arange(start, min(start + batch_size, len(source)))).to(device)
-        tokens = backbone.forward_features(normalize(images))                      # (B, prefix + N, D)
-        pooled = tokens[:, 0] if pooling == "cls" else tokens[:, backbone.num_prefix_tokens:].mean(1)
-        features.append(pooled.float().cpu())
-    backbone.train(training)
-    features = torch.cat(features)
-    if not features.isfinite().all():
-        bad = int((~features.isfinite()).any(1).nonzero()[0])
-        raise CourseError(f"features are not finite, first for image {bad} of {source.name}: the weights are damaged")
+    if pooling == "cls" and not prefix:
+        raise CourseError("this backbone has no CLS token; choose the pooling mean")
+    for depth in depths:
+        if depth is not None and depth not in range(last + 1):
+            raise CourseError(f"there is no depth {depth}; this backbone has 0 (the embedding) to {last}, and None for the end")
+    kept, hooks = {}, []
+
+    def keep(depth: int | None, tokens: Tensor) -> None:                           # tokens (B, prefix + N, D)
+        kept[depth] = tokens[:, 0] if pooling == "cls" else tokens[:, prefix:].mean(1)
+
+    try:
+        for depth in set(depths) - {None, 0}:
+            hooks.append(backbone.blocks[depth - 1].register_forward_hook(
+                lambda block, inputs, tokens, depth=depth: keep(depth, tokens)))
+        if 0 in depths:
+            hooks.append(backbone.blocks[0].register_forward_pre_hook(lambda block, inputs: keep(0, inputs[0])))
+        keep(None, backbone.forward_features(images))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    kept[None] = getattr(backbone, "fc_norm", nn.Identity())(kept[None])
+    return {depth: kept[depth] for depth in depths}
+
+
+def extract_depths(backbone: VisionTransformer, source, depths, pooling: str = "cls", batch_size: int = 256,
+                   mean: tuple[float, ...] | None = None, std: tuple[float, ...] | None = None,
+                   ) -> tuple[dict[int | None, Tensor], Tensor]:
+    """-> {depth: features (N, D) float32} and labels (N,) int64, on the CPU, of all depths in one pass.
+
+    pooling: "cls" takes the CLS token (MoCo v3, DINO), "mean" the mean of the patch tokens (SimMIM, MAE). The backbone runs
+    in eval mode, on the device it is on. mean, std: of red, green, blue in [0, 1], as the weights expect them; ImageNet's
+    if left out (AugReg's ViTs take 0.5 for all). Raises CourseError if features are not finite, if a depth or the pooling
+    is unknown, or if the images do not fit.
+    """
+    if not len(depths):
+        raise CourseError("no depth was asked for; depths such as (0, 6, None)")
+    weight, size = next(backbone.parameters()), backbone.patch_embed.img_size
+    strict = getattr(backbone.patch_embed, "strict_img_size", False) and not getattr(backbone, "any_size", False)
+    if strict and tuple(size) != (source.size, source.size):
+        raise CourseError(f"this backbone takes images of {size[0]} x {size[1]} pixels, those of {source.name} have "
+                          f"{source.size}; open the source at a size of {size[0]}")
+    batches = {depth: [] for depth in depths}
+    with frozen(backbone):
+        for start in range(0, len(source), batch_size):
+            images = source.images(torch.arange(start, min(start + batch_size, len(source)))).to(weight.device)
+            images = standardize(images, mean, std).to(weight.dtype)
+            for depth, features in pooled(backbone, images, depths, pooling).items():
+                batches[depth].append(features.float().cpu())
+    features = {depth: torch.cat(parts) for depth, parts in batches.items()}
+    for depth, rows in features.items():
+        if not rows.isfinite().all():
+            bad, where = int((~rows.isfinite()).any(1).nonzero()[0]), "" if depth is None else f" at depth {depth}"
+            raise CourseError(f"features are not finite, first for image {bad} of {source.name}{where}: "
+                              "the weights are damaged")
     return features, source.labels(torch.arange(len(source)))
+
+
+def extract(backbone: VisionTransformer, source, pooling: str = "cls", batch_size: int = 256, depth: int | None = None,
+            mean: tuple[float, ...] | None = None, std: tuple[float, ...] | None = None) -> tuple[Tensor, Tensor]:
+    """-> features (N, D) float32 and labels (N,) int64, on the CPU; of one depth, else like `extract_depths`."""
+    features, labels = extract_depths(backbone, source, (depth,), pooling, batch_size, mean, std)
+    return features[depth], labels
+
+
+def standardize(images: Tensor, mean: tuple[float, ...] | None = None, std: tuple[float, ...] | None = None) -> Tensor:
+    """uint8 or float images in [0, 1], (B, 3, H, W) -> float32 without `mean` and `std`; ImageNet's if both are None."""
+    if mean is None and std is None:
+        return normalize(images)
+    if mean is None or std is None or len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise CourseError(f"mean and std are three numbers each, std greater than 0, got {mean} and {std}")
+    images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+    mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (mean, std))
+    return (images - mean) / std

@@ -1,11 +1,56 @@
-"""A trained backbone from the folder of its run."""
+"""What is evaluated, by name: a run of ours, a checkpoint that ships with the course, or a ViT of timm."""
+from dataclasses import dataclass
 from pathlib import Path
 
+import timm
+from torch import nn
+
 from lib.errors import CourseError
+from lib.models import zoo
 from lib.models.vit import ViT
 from lib.training.build import build, from_description
 from lib.training.checkpoint import read_export
-from lib.training.recipes import Recipe
+from lib.training.recipes import describe
+from lib.training.settings import Recipe
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A backbone in eval mode beside an untrained one of its kind, and what it is evaluated on unless told otherwise."""
+    backbone: nn.Module
+    untrained: nn.Module
+    size: int                          # pixels on a side of an image
+    data: str | None
+    difficulty: str
+    pooling: str
+    recipe: dict
+
+
+def open_subject(name: str) -> Subject:
+    """A run's folder or its backbone.safetensors; "world/name" of a shipped checkpoint, such as shapes/mocov3; or "timm:" and
+    a name that timm knows, whose weights timm downloads. Raises CourseError for another name."""
+    if name.startswith("timm:"):
+        return _timm(name.removeprefix("timm:"))
+    world, _, model = name.partition("/")
+    if not Path(name).exists() and f"{world}/{model}" in (zoo.manifest() if zoo.FOLDER.exists() else {}):
+        recipe = from_description(zoo.manifest()[name]["recipe"])
+        return _ours(zoo.load(model, world), zoo.untrained(world), recipe)
+    backbone, recipe = load_backbone(name)
+    return _ours(backbone, untrained_backbone(recipe), recipe)
+
+
+def _ours(backbone: ViT, untrained: ViT, recipe: Recipe) -> Subject:
+    return Subject(backbone, untrained, recipe.image_size, recipe.data, recipe.difficulty, recipe.pooling, describe(recipe))
+
+
+def _timm(name: str) -> Subject:
+    try:
+        backbone, untrained = (timm.create_model(name, pretrained=p, num_classes=0).eval() for p in (True, False))
+    except Exception as error:         # an unknown name, no network, no weights: timm and its hub raise many kinds
+        raise CourseError(f"timm cannot make {name!r}: {str(error).splitlines()[0]}") from None
+    if not hasattr(backbone, "blocks") or not hasattr(backbone, "patch_embed"):
+        raise CourseError(f"{name} is no Vision Transformer of timm's kind: it has no blocks or no patch_embed")
+    return Subject(backbone, untrained, backbone.patch_embed.img_size[0], None, "medium", "cls", {"timm": name})
 
 
 def load_backbone(path: str | Path) -> tuple[ViT, Recipe]:

@@ -1,9 +1,12 @@
 """What sits on top of a backbone while it trains, and is thrown away afterwards."""
 from itertools import pairwise
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib.distributed import BatchNorm
+from lib.precision import widen
 
 
 def mlp(dims: list[int]) -> nn.Sequential:
@@ -18,6 +21,35 @@ def mlp(dims: list[int]) -> nn.Sequential:
         layers += [nn.Linear(width, next_width, bias=False), BatchNorm(next_width, affine=not last)]
         layers += [] if last else [nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)
+
+
+class PrototypeHead(nn.Module):
+    """How much a token looks like each of K prototypes: (B, D) -> (B, K), cosines from -1 to 1 (DINO).
+
+    An MLP of three linear layers with GELU between leads to `bottleneck` numbers; their direction is compared with that of
+    every row of `prototypes`, a linear layer without bias whose rows are used at norm 1. Cosines are computed in float32 at
+    least, since a low temperature will enlarge their errors.
+    Set `frozen` to keep the prototypes still: their gradient is 0 then. They stay among what is trained, as
+    DistributedDataParallel wants a gradient from the same parameters in every step.
+    """
+
+    def __init__(self, dim: int, hidden: int, bottleneck: int, prototypes: int):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(),
+                                 nn.Linear(hidden, bottleneck))
+        self.prototypes = nn.Linear(bottleneck, prototypes, bias=False)
+        self.frozen = False
+        for layer in self.mlp[::2]:
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        features = widen(self.mlp(tokens))                                         # (B, bottleneck)
+        prototypes = self.prototypes.weight                                        # (K, bottleneck)
+        if self.frozen:
+            prototypes = prototypes.detach() + 0 * prototypes
+        with torch.autocast(features.device.type, enabled=False):
+            return F.linear(F.normalize(features, dim=1), F.normalize(prototypes, dim=1))
 
 
 class PixelDecoder(nn.Module):

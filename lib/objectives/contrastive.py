@@ -15,6 +15,7 @@ from lib.data.views import MOCO_V3, ViewRecipe, make_view
 from lib.models.heads import mlp
 from lib.models.vit import ViT
 from lib.objectives import Objective
+from lib.objectives.momentum import follow, momentum_at
 from lib.precision import widen
 
 
@@ -29,11 +30,6 @@ def info_nce(queries: Tensor, keys: Tensor, temperature: float) -> tuple[Tensor,
     positives = torch.arange(len(queries), device=queries.device) + distributed.rank() * len(queries)
     loss = 2 * temperature * F.cross_entropy(logits, positives)
     return loss, (logits.argmax(1) == positives).float().mean()
-
-
-def momentum_at(progress: float, start: float) -> float:
-    """Momentum of the average, from `start` to 1 along a half cosine (MoCo v3); progress from 0 to 1."""
-    return 1 - (1 - start) * (1 + math.cos(math.pi * progress)) / 2
 
 
 class MoCoV3(Objective):
@@ -59,12 +55,11 @@ class MoCoV3(Objective):
         size = self.backbone.patch_embed.img_size[0]
         return {f"view{k}": make_view(images, view, size, random.combine(keys, k)) for k, view in enumerate(self.views, 1)}
 
-    @torch.no_grad()
     def begin_step(self, progress: float) -> None:
         """Move the momentum encoder towards the online one; progress runs from 0 to 1 over the training."""
-        weight = 1 - momentum_at(progress, self.momentum)
-        for slow, fast in ((self.momentum_backbone, self.backbone), (self.momentum_projector, self.projector)):
-            torch._foreach_lerp_(list(slow.parameters()), list(fast.parameters()), weight)
+        momentum = momentum_at(progress, self.momentum)
+        follow(self.momentum_backbone, self.backbone, momentum)
+        follow(self.momentum_projector, self.projector, momentum)
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """-> the symmetric loss, a scalar, and logs: "accuracy" of finding the key, "spread" of the keys.

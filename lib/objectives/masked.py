@@ -60,6 +60,7 @@ def cell_mask(keys: Tensor, side: int, cell: int, ratio: float) -> Tensor:
 
 class SimMIM(Objective):
     """SimMIM on a ViT with a mask token: l1 distance between masked pixels and what one linear layer says of them."""
+    ships = ("decoder",)
 
     def __init__(self, backbone: ViT, mask_ratio: float = 0.6, mask_cell: int = 2, view: ViewRecipe = SIMMIM):
         super().__init__()
@@ -106,12 +107,13 @@ class MAE(Objective):
 
     normalize_target: every patch to be predicted has its own mean taken out and is divided by its own standard deviation.
     """
+    ships = ("decoder",)
 
     def __init__(self, backbone: ViT, mask_ratio: float = 0.75, decoder_dim: int = 512, decoder_depth: int = 8,
                  decoder_heads: int = 16, normalize_target: bool = True, view: ViewRecipe = MAE_VIEW):
         super().__init__()
         if backbone.positions != "sincos":
-            raise CourseError(f"MAE leaves patches out and needs a backbone with positions 'sincos', got {backbone.positions!r}")
+            raise CourseError(f"MAE leaves patches out: its backbone needs positions 'sincos', got {backbone.positions!r}")
         self.backbone = backbone
         self.patch_size, grid = backbone.patch_embed.patch_size[0], backbone.patch_embed.grid_size
         self.decoder = MAEDecoder(grid, self.patch_size, backbone.embed_dim, decoder_dim, decoder_depth, decoder_heads)

@@ -4,15 +4,16 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from lib.data.views import MOCO_V3, SIMMIM, SUPERVISED, ViewRecipe
+from lib.data.views import DINO_GLOBAL, DINO_LOCAL, MAE_VIEW, MOCO_V3, SIMMIM, SUPERVISED, ViewRecipe
 from lib.errors import CourseError
 from lib.models.vit import ViT
 from lib.objectives.contrastive import MoCoV3
+from lib.objectives.distillation import DINO
 from lib.objectives.hybrid import Hybrid
-from lib.objectives.masked import SimMIM
+from lib.objectives.masked import MAE, SimMIM
 from lib.objectives.supervised import Supervised
 from lib.training.recipes import describe, recipe
-from lib.training.settings import HybridRecipe, MoCoV3Recipe, Recipe, SimMIMRecipe, SupervisedRecipe
+from lib.training.settings import DINORecipe, HybridRecipe, MAERecipe, MoCoV3Recipe, Recipe, SimMIMRecipe, SupervisedRecipe
 
 
 def build(r: Recipe) -> nn.Module:
@@ -27,6 +28,11 @@ def build(r: Recipe) -> nn.Module:
             return _mocov3(r, r.backbone())
         case SimMIMRecipe():
             return _simmim(r, r.backbone(mask_token=True), r.crop_min)
+        case DINORecipe():
+            return _dino(r)
+        case MAERecipe():
+            return MAE(r.backbone(), r.mask_ratio, r.decoder_dim, r.decoder_depth, r.decoder_heads, r.normalize_target,
+                       _crop(MAE_VIEW, r.crop_min))
         case SupervisedRecipe(classes=0):
             raise CourseError("classes is 0; the trainer takes it from the data, here it must be given")
         case SupervisedRecipe():
@@ -45,6 +51,13 @@ def _mocov3(r: MoCoV3Recipe, backbone: ViT) -> MoCoV3:
 
 def _simmim(r: SimMIMRecipe, backbone: ViT, crop_min: float) -> SimMIM:
     return SimMIM(backbone, r.mask_ratio, r.mask_cell, _crop(SIMMIM, crop_min))
+
+
+def _dino(r: DINORecipe) -> DINO:
+    globals_, local = tuple(_crop(view, r.crop_min) for view in DINO_GLOBAL), _crop(DINO_LOCAL, r.local_min, r.crop_min)
+    return DINO(r.backbone(), r.hidden, r.bottleneck, r.prototypes, r.student_temperature, r.teacher_temperature,
+                r.teacher_temperature_start, r.teacher_warmup, r.momentum, r.center_momentum, r.freeze_last, r.local_crops,
+                r.local_size, globals_, local)
 
 
 def from_description(described: dict) -> Recipe:

@@ -7,7 +7,9 @@ from dataclasses import asdict, fields, replace
 
 from lib.errors import CourseError
 from lib.training.settings import (
+    DINORecipe,
     HybridRecipe,
+    MAERecipe,
     MoCoV3Recipe,
     Recipe,
     SimMIMRecipe,
@@ -35,6 +37,22 @@ RECIPES: dict[tuple[str, str], Recipe] = {
     ("simmim", "paper"): SimMIMRecipe(**_PAPER, epochs=800, batch_size=2048, learning_rate=1e-4 * 2048 / 512,
                                       warmup_epochs=10, warmup_start=5e-7 * 2048 / 512, schedule="step", clip_norm=5.0,
                                       positions="relative", layer_scale=0.1, drop_path=0.1),
+    ("dino", "smoke"): DINORecipe(**_SMOKE, learning_rate=2e-3, init="xavier", hidden=128, bottleneck=64, prototypes=256,
+                                  momentum=0.9, crop_min=0.6, local_crops=2, local_size=16, local_min=0.2),
+    ("dino", "course"): DINORecipe(**_COURSE, epochs=300, batch_size=512, learning_rate=1e-3, warmup_epochs=20,
+                                   learning_rate_end=1e-6, weight_decay=0.04, weight_decay_end=0.4, clip_norm=3.0, hidden=1024,
+                                   bottleneck=256, prototypes=4096, local_crops=6, local_size=48),
+    # DINO, the official ViT-B/16 run as remembered: no file at hand confirms these values.
+    ("dino", "paper"): DINORecipe(**_PAPER, epochs=400, batch_size=1024, learning_rate=7.5e-4, learning_rate_end=2e-6,
+                                  warmup_epochs=10, weight_decay=0.04, weight_decay_end=0.4, clip_norm=0.3, drop_path=0.1,
+                                  teacher_temperature=0.07, teacher_warmup=50 / 400, freeze_last=3 / 400, crop_min=0.25,
+                                  local_crops=10),
+    ("mae", "smoke"): MAERecipe(**_SMOKE | dict(epochs=8), learning_rate=4e-3, decoder_dim=32, decoder_depth=1,
+                                decoder_heads=2),
+    ("mae", "course"): MAERecipe(**_COURSE, epochs=600, batch_size=512, learning_rate=1.5e-3, warmup_epochs=40,
+                                 decoder_dim=192, decoder_depth=4, decoder_heads=6),
+    # MAE, PRETRAIN.md of the official repository, ViT-B: lr 1.5e-4 x batch / 256.
+    ("mae", "paper"): MAERecipe(**_PAPER, epochs=800, batch_size=4096, learning_rate=1.5e-4 * 4096 / 256, warmup_epochs=40),
     ("supervised", "smoke"): SupervisedRecipe(**_SMOKE | dict(epochs=4), learning_rate=5e-3, mixup=0.0, cutmix=0.0,
                                               crop_min=0.6),
     ("supervised", "course"): SupervisedRecipe(**_COURSE, epochs=200, batch_size=512, learning_rate=1e-3, warmup_epochs=10,

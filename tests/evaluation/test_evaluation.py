@@ -11,11 +11,11 @@ from lib.data import Loaded, open_source
 from lib.data.views import normalize
 from lib.errors import CourseError
 from lib.evaluation import linear
-from lib.evaluation.__main__ import bootstrap
 from lib.evaluation.features import extract
 from lib.evaluation.linear import WEIGHT_DECAYS, fit, linear_probe, predict
 from lib.evaluation.load import load_backbone, untrained_backbone
 from lib.evaluation.neighbors import knn_accuracy, knn_predict
+from lib.evaluation.report import bootstrap
 from lib.models.vit import ViT
 from lib.training.recipes import recipe
 from lib.training.trainer import Trainer

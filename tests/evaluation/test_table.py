@@ -13,7 +13,7 @@ def test_table_reads_what_the_files_say(tmp_path):
     m = {"accuracy": 0.5, "interval": [0.48, 0.525]}
     result = {"recipe": {"objective": "simmim", "epochs": 3, "batch_size": 10}, "log": [{"step": 7}, {"step": 9}],
               "training": {"minutes": 31.4},
-              "trained": {"knn": m, "linear": m | {"accuracy": 0.6}}, "untrained": {"knn": m, "linear": m}}
+              "trained": {"knn": m, "linear": m | {"value": 0.6}}, "untrained": {"knn": m, "linear": m}}
     (tmp_path / "imagenette-simmim.json").write_text(json.dumps(result))
     line = table(tmp_path).splitlines()[-1]
     assert line == ("| SimMIM, 3 epochs | 90 | 31 | 50.0 % (48.0–52.5) | 50.0 % (48.0–52.5) | 60.0 % (48.0–52.5) "

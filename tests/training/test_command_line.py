@@ -73,9 +73,14 @@ def test_help_shows_every_field_with_meaning_and_default(objective, scale, capsy
 
 
 def test_help_of_evaluation(capsys):
-    assert call(evaluation.evaluate, "--help") == 0
+    assert call(evaluation.main, "--help") == 0
     text = capsys.readouterr().out
-    assert all(flag in text for flag in ("run", "--data", "--pooling", "--images", "--device", "--out"))
+    assert all(f"  {name} " in text for name in evaluation.ABOUT) and set(evaluation.ABOUT) == {*evaluation.MEASURES, "table"}
+    for name in evaluation.ABOUT:
+        assert call(evaluation.main, name, "--help") == 0
+        text = capsys.readouterr().out
+        assert all(flag in text for flag in (("--world", "--device") if name == "table" else
+                                             ("network", "--data", "--pooling", "--images", "--device", "--out")))
 
 
 def parsed(monkeypatch, *arguments: str):
@@ -149,7 +154,7 @@ def test_wrong_arguments_of_training_get_one_line(arguments, said, capsys):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a CUDA GPU")
-@pytest.mark.parametrize("program", [training.train, evaluation.evaluate])
+@pytest.mark.parametrize("program", [training.train, evaluation.main])
 def test_no_gpu(program, capsys, run):
     arguments = ["simmim", *SMALL] if program is training.train else [str(run)]
     assert_one_line(capsys, program, [*arguments, "--device", "cuda"], "sees no CUDA GPU here; use --device cpu")
@@ -204,21 +209,20 @@ def test_training_says_what_it_does(tmp_path, capsys):
 
 
 def test_evaluation_writes_what_it_measured(run, capsys):
-    assert call(evaluation.evaluate, str(run), "--images", "200", "--out", "results/x.json", "--device", "cpu") == 0
+    assert call(evaluation.main, str(run), "--images", "200", "--out", "results/x.json", "--device", "cpu") == 0
     out, result = capsys.readouterr().out, json.loads(Path("results/x.json").read_text())
     assert result["recipe"]["objective"] == "simmim" and result["pooling"] == "mean"
-    assert result["training_images"] == 200 and result["device"] == "cpu" and result["data"] == "shapes"
+    assert result["device"] == "cpu" and result["data"] == "shapes" and result["seeds"] == [0]
     assert "--images 200" in result["command"] and result["log"]
     for network in ("trained", "untrained"):
-        for probe in ("knn", "linear"):
-            low, high = result[network][probe]["interval"]
-            accuracy = result[network][probe]["accuracy"]
-            assert 0 <= low < accuracy < high <= 1
-            assert re.search(rf"{network} +{probe}: {accuracy:.1%}", out)
+        assert set(result[network]) == {"knn", "linear", "texture", "ground", "x", "y", "miou"}
+        for probe, m in result[network].items():
+            assert m["interval"][0] <= m["value"] <= m["interval"][1] <= 1
+            assert re.search(rf"{network} +{probe}: {m['value']:.3f}", out)
 
 
 @pytest.mark.parametrize(("arguments", "said"), [
-    ([], "required: run"),
+    ([], "required: network"),
     (["nothing"], "nothing does not exist; a finished run leaves"),
     (["sets"], "sets/backbone.safetensors does not exist"),
     (["RUN", "--pooling", "max"], "--pooling: invalid choice"),
@@ -234,4 +238,4 @@ def test_evaluation_writes_what_it_measured(run, capsys):
 ])
 def test_wrong_arguments_of_evaluation_get_one_line(arguments, said, capsys, run):
     capsys.readouterr()
-    assert_one_line(capsys, evaluation.evaluate, [a.replace("RUN", str(run)) for a in arguments], said)
+    assert_one_line(capsys, evaluation.main, [a.replace("RUN", str(run)) for a in arguments], said)

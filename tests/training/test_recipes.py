@@ -6,13 +6,14 @@ import pytest
 
 from lib.errors import CourseError
 from lib.objectives.contrastive import MoCoV3
+from lib.objectives.distillation import DINO
 from lib.objectives.hybrid import Hybrid
-from lib.objectives.masked import SimMIM
+from lib.objectives.masked import MAE, SimMIM
 from lib.objectives.supervised import Supervised
 from lib.training.build import build, from_description
 from lib.training.recipes import OBJECTIVES, RECIPES, SCALES, command, describe, objective_of, recipe
 
-CLASSES = {"mocov3": MoCoV3, "simmim": SimMIM, "supervised": Supervised, "hybrid": Hybrid}
+CLASSES = {"dino": DINO, "mae": MAE, "mocov3": MoCoV3, "simmim": SimMIM, "supervised": Supervised, "hybrid": Hybrid}
 
 
 def test_every_objective_has_every_scale():

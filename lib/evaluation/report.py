@@ -1,0 +1,91 @@
+"""What every measurement has in common: an interval over images, and a file that says how it was made."""
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lib.errors import CourseError
+from lib.training.checkpoint import write_atomically
+
+
+def bootstrap(correct: torch.Tensor, draws: int = 2000) -> list[float]:
+    """95 % interval of a share over images, by resampling them: (N,) bool -> [low, high].
+
+    How many of N images drawn with replacement are right is binomial, so the images need not be drawn one by one.
+    """
+    shares = np.random.default_rng(0).binomial(len(correct), correct.float().mean().item(), draws) / len(correct)
+    return np.quantile(shares, [0.025, 0.975]).tolist()
+
+
+def bootstrap_statistic(statistic: Callable[..., float], *values: Tensor, draws: int = 2000) -> list[float]:
+    """95 % interval over images of statistic(*values), a number, by resampling images: each of values (N, ...) -> [low, high].
+
+    What belongs to one image is drawn together. Raises CourseError if there are no images, or not as many everywhere.
+    """
+    n = len(values[0])
+    if not n or any(len(v) != n for v in values):
+        raise CourseError(f"an interval over images needs values of the same images, got {[len(v) for v in values]} of them")
+    if not all(v.isfinite().all() for v in values):
+        raise CourseError("an interval over images needs finite values; some of these are nan or infinite")
+    generator = np.random.default_rng(0)
+    drawn = (torch.from_numpy(generator.integers(n, size=n)) for _ in range(draws))
+    return np.quantile([float(statistic(*(v[images] for v in values))) for images in drawn], [0.025, 0.975]).tolist()
+
+
+def bootstrap_mean(values: Tensor, draws: int = 2000) -> list[float]:
+    """95 % interval over images of the mean of one number an image: (N,) -> [low, high]. Raises CourseError."""
+    return bootstrap_statistic(torch.mean, values.double().cpu(), draws=draws)
+
+
+def r_squared(predicted: Tensor, truth: Tensor) -> float:
+    """1 - squared error / squared deviation from the mean, of (N,) and (N,): 1 is exact, 0 no better than the mean.
+
+    Raises CourseError where the truth is the same for all.
+    """
+    predicted, truth = predicted.double(), truth.double()
+    spread = (truth - truth.mean()).square().sum()
+    if not spread:
+        raise CourseError(f"R2 compares errors with the spread of the truth, and here all {len(truth)} values are the same")
+    return 1 - ((truth - predicted).square().sum() / spread).item()
+
+
+def bootstrap_r2(predicted: Tensor, truth: Tensor, draws: int = 2000) -> list[float]:
+    """95 % interval over images of R²: predicted (N,), truth (N,) -> [low, high]. Raises CourseError."""
+    return bootstrap_statistic(r_squared, predicted.cpu(), truth.cpu(), draws=draws)
+
+
+def commit() -> str:
+    if not shutil.which("git"):
+        return "unknown"
+    answer = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True,
+                            cwd=Path(__file__).parent)
+    return answer.stdout.strip() or "unknown"
+
+
+def write_report(path: str | Path, result: dict, *, command: str, seeds: list[int], device: str | torch.device) -> None:
+    """Write a result as JSON, after how it was made: command, commit, date, torch's version, seeds, device.
+
+    The file is whole or not there at all; folders on its way are made. Raises CourseError if it cannot be written, or if the
+    result holds what JSON cannot (a tensor, nan, infinity) or has an entry for one of these names.
+    """
+    device = torch.device(device)
+    made = {"command": command, "commit": commit(), "date": time.strftime("%Y-%m-%d"), "torch": torch.__version__,
+            "seeds": list(seeds), "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)}
+    if made.keys() & result.keys():
+        raise CourseError(f"a result has no {', '.join(sorted(made.keys() & result.keys()))} of its own: the report says it")
+    try:
+        text = json.dumps(made | result, indent=1, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise CourseError(f"a result must be plain finite numbers, words, lists and dicts, for JSON: {error}") from None
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CourseError(f"cannot write {path}: {error.strerror}; choose another file") from None
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

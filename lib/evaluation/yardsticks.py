@@ -1,0 +1,48 @@
+"""The yardsticks side by side, for the tables: what a frozen representation is worth in each world.
+
+Every number is a dict {"value", "interval"}: a share from 0 to 1 (R² for places) and its 95 % interval over images.
+"""
+import torch
+from torch import nn
+
+from lib.data import open_source
+from lib.data.shapes import Shapes
+from lib.evaluation.dense import dense_probe
+from lib.evaluation.factors import probe_factors
+from lib.evaluation.features import extract
+from lib.evaluation.linear import linear_probe
+from lib.evaluation.neighbors import knn_predict
+from lib.evaluation.report import bootstrap
+
+# Images of the procedural world on which its tables are measured; of the real sets all are taken.
+SHAPES_TRAIN, SHAPES_VAL = 4000, 2000
+
+
+def share(right) -> dict:
+    """(N,) bool -> {"value", "interval"}"""
+    return {"value": right.float().mean().item(), "interval": bootstrap(right)}
+
+
+def measure(backbone: nn.Module, data: str, size: int, pooling: str, difficulty: str = "medium", depth: int | None = None,
+            images: int | None = None) -> dict:
+    """All yardsticks of frozen features that a world has: k-NN and linear probe of the class, "knn" and "linear", and in
+    `shapes` also "texture", "ground", "x", "y" (`lib.evaluation.factors`) and "miou" of the object (`lib.evaluation.dense`).
+
+    depth: a block, None for the output. images: train probes on so many only (of `shapes` 4,000 if left out).
+    """
+    shapes = data == "shapes"
+    train = open_source(data, "train", size, limit=images or (SHAPES_TRAIN if shapes else None), difficulty=difficulty)
+    val = open_source(data, "val", size, limit=SHAPES_VAL if shapes else None, difficulty=difficulty)
+    features, labels = extract(backbone, train, pooling, depth=depth)
+    queries, truth = extract(backbone, val, pooling, depth=depth)
+    found = {"knn": share(knn_predict(features, labels, queries) == truth)}
+    if not shapes:
+        return found | {"linear": share(linear_probe(features, labels, queries)[0] == truth)}
+    factors = probe_factors(features, truth_of(train), queries, truth_of(val))
+    dense = dense_probe(backbone, train, val, depth=depth)
+    found |= {"linear" if name == "shape" else name: {k: f[k] for k in ("value", "interval")} for name, f in factors.items()}
+    return found | {"miou": {"value": dense["miou"], "interval": dense["interval"]}}
+
+
+def truth_of(world: Shapes) -> dict:
+    return world.factors(torch.arange(len(world)))

@@ -1,0 +1,75 @@
+"""Checkpoints that ship with the course: `zoo.load("mocov3", world="imagenette")` is a network ready to be looked at.
+
+`data/checkpoints` holds a safetensors file for each, in half precision, and `manifest.json`, which says of each how it was
+trained, on what, and how good it is.
+"""
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load as read_safetensors
+from torch import Tensor
+
+from lib.errors import CourseError
+from lib.models.vit import ViT, create, init_xavier
+
+FOLDER = Path(__file__).parents[2] / "data" / "checkpoints"
+
+
+def manifest(folder: Path = FOLDER) -> dict[str, dict]:
+    """What ships: "world/name" -> recipe, data, seed, device, minutes, losses, accuracies, SHA-256 and more."""
+    path = folder / "manifest.json"
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise CourseError(f"{path} does not exist: this copy of the course is incomplete; clone it again") from None
+    except json.JSONDecodeError:
+        raise CourseError(f"{path} is damaged; restore it with git checkout {path.name}") from None
+
+
+def names(world: str, folder: Path = FOLDER) -> list[str]:
+    """The networks that ship for a world, in the manifest's order. Raises CourseError for a world without any."""
+    keys = [key.split("/") for key in manifest(folder)]
+    if world not in (w for w, _ in keys):
+        raise CourseError(f"no checkpoints ship for world {world!r}; there are {', '.join(sorted({w for w, _ in keys}))}")
+    return [name for w, name in keys if w == world]
+
+
+def weights(name: str, world: str, folder: Path = FOLDER) -> dict[str, Tensor]:
+    """All tensors of a checkpoint, float32: the backbone's, and "head." or "decoder." where they ship too.
+
+    Raises CourseError for an unknown name, and names the file when it is missing or damaged (its SHA-256 differs).
+    """
+    if name not in names(world, folder):
+        raise CourseError(f"no checkpoint {name!r} ships for world {world!r}; there are {', '.join(names(world, folder))}")
+    entry = manifest(folder)[f"{world}/{name}"]
+    path = folder / entry["file"]
+    if not path.exists():
+        raise CourseError(f"{path} is missing; restore it with git checkout")
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+        raise CourseError(f"{path} is damaged: it has {len(data):,} bytes and another SHA-256 than the manifest's "
+                          f"{entry['bytes']:,} bytes; restore it with git checkout")
+    return {key: tensor.float() for key, tensor in read_safetensors(data).items()}
+
+
+def load(name: str, world: str = "shapes", folder: Path = FOLDER) -> ViT:
+    """A trained backbone in eval mode, on the CPU; its images are in [0, 1], normalised with ImageNet's mean and std.
+
+    "untrained" is a network like the world's others before its first step, the negative control of every comparison.
+    """
+    if name == "untrained":
+        return untrained(world, folder=folder)
+    tensors = weights(name, world, folder)
+    backbone = create(**manifest(folder)[f"{world}/{name}"]["model"])
+    backbone.load_state_dict({key: x for key, x in tensors.items() if not key.startswith(("head.", "decoder."))})
+    return backbone.eval()
+
+
+def untrained(world: str = "shapes", seed: int = 0, folder: Path = FOLDER) -> ViT:
+    """A network of a world's architecture with initial weights, the same for the same seed."""
+    model = manifest(folder)[f"{world}/{names(world, folder)[0]}"]["model"] | {"mask_token": False}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return init_xavier(create(**model)).eval()

@@ -1,0 +1,37 @@
+"""What the shipped checkpoints are trained with: a recipe for each objective, world and budget.
+
+`gpu` is the course recipe on one GPU. `cpu` is what a CPU can do in a few hours: the same recipes on a narrow network
+(`vit_slim`) of the same depth, small images and few epochs.
+"""
+from lib.training.recipes import recipe
+from lib.training.settings import Recipe
+
+MODELS = ("supervised", "mocov3", "dino", "simmim", "mae", "hybrid")
+LAMBDAS = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)                      # of the hybrid's sweep (Park et al. 2023, Fig. 12)
+WORLDS = {
+    "shapes": dict(data="shapes", image_size=64),
+    "imagenette": dict(data="imagenette", image_size=96),
+}
+# The CPU sees some ten thousand images where the GPU sees a million: steps are large, averages follow fast, crops are
+# gentle, the world of shapes is the easy one.
+_CPU = dict(model="vit_slim", image_size=64, batch_size=128, learning_rate=2e-3, warmup_epochs=0.3, knn_every=0, log_every=20,
+            checkpoint_every=40, device="cpu")
+_CPU_WORLD = {"shapes": dict(difficulty="easy"), "imagenette": dict()}
+_CPU_MODEL = {
+    "supervised": dict(mixup=0.0, cutmix=0.0, crop_min=0.5, drop_path=0.0),
+    "mocov3": dict(momentum=0.95, crop_min=0.5, hidden=512, dim=128, freeze_patches=False),
+    "dino": dict(momentum=0.95, crop_min=0.5, hidden=256, bottleneck=64, prototypes=512, local_crops=2, local_size=32,
+                 local_min=0.2, init="xavier"),
+    "simmim": dict(init="xavier"),
+    "mae": dict(decoder_dim=64, decoder_depth=2, decoder_heads=4),
+    "hybrid": dict(momentum=0.95, crop_min=0.5, hidden=512, dim=128),
+}
+_CPU_EPOCHS = {"supervised": 3, "mocov3": 3, "dino": 2, "simmim": 4, "mae": 8, "hybrid": 2}
+
+
+def planned(world: str, model: str, budget: str = "gpu", seed: int = 0, cl_weight: float | None = None) -> Recipe:
+    """The recipe of a checkpoint; cl_weight: another λ for the hybrid."""
+    changes = WORLDS[world] | dict(seed=seed) | ({} if cl_weight is None else dict(cl_weight=cl_weight))
+    if budget == "cpu":
+        changes |= _CPU | _CPU_WORLD[world] | _CPU_MODEL[model] | dict(epochs=_CPU_EPOCHS[model])
+    return recipe(model, "course", **changes)

@@ -1,0 +1,136 @@
+"""Train, evaluate and pack the checkpoints that ship: `python -m lib.training.zoo --world shapes --budget gpu`.
+
+What is finished is left alone and what was cut short goes on, so the same command may be given again until all is done.
+--jobs trains several at once, which fills a large GPU. Runs are in --runs, measurements in data/results/zoo, checkpoints in
+data/checkpoints.
+"""
+import hashlib
+import json
+import shlex
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+
+from lib import cli
+from lib.errors import CourseError
+from lib.models import zoo
+from lib.training.checkpoint import read_export, write_atomically
+from lib.training.recipes import command
+from lib.training.settings import Recipe
+from lib.training.zoo import LAMBDAS, MODELS, WORLDS, planned
+
+RESULTS = Path(__file__).parents[3] / "data" / "results" / "zoo"
+LARGEST = 12_000_000                                               # bytes of a checkpoint
+
+
+@dataclass(frozen=True)
+class Job:
+    """One network to train. Those of seed 0 without another λ ship; of the others the measurements do."""
+    world: str
+    name: str
+    recipe: Recipe
+    ships: bool
+
+    def folder(self, runs: Path) -> Path:
+        return runs / f"{self.world}-{self.name}"
+
+
+def jobs_of(a) -> list[Job]:
+    jobs = [Job(a.world, model + (f"-seed{seed}" if seed else ""), planned(a.world, model, a.budget, seed), not seed)
+            for seed in a.seeds for model in a.models]
+    if a.sweep:
+        jobs += [Job(a.world, f"hybrid-{weight:g}" + (f"-seed{seed}" if seed else ""),
+                     planned(a.world, "hybrid", a.budget, seed, weight), False) for seed in a.seeds for weight in LAMBDAS]
+    return jobs
+
+
+def train(job: Job, runs: Path) -> None:
+    """Run the public command line, or go on with what it left."""
+    folder = job.folder(runs)
+    if (folder / "backbone.safetensors").exists():
+        return
+    words = [*shlex.split(command(job.recipe))[1:], "--out", str(folder)]
+    words += ["--resume"] if (folder / "last.pt").exists() else []
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "output.txt", "a") as output:
+        done = subprocess.run([sys.executable, *words], stdout=output, stderr=subprocess.STDOUT)
+    if done.returncode or not (folder / "backbone.safetensors").exists():
+        raise CourseError(f"{job.name} did not finish; its output is in {folder / 'output.txt'}")
+
+
+def evaluate(job: Job, runs: Path) -> dict:
+    """Measure it beside the untrained network, once."""
+    out = RESULTS / f"{job.world}-{job.name}.json"
+    if not out.exists() or out.stat().st_mtime < (job.folder(runs) / "backbone.safetensors").stat().st_mtime:
+        words = ["-m", "lib.evaluation", "frozen", str(job.folder(runs)), "--out", str(out), "--device", job.recipe.device]
+        subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
+    return json.loads(out.read_text())
+
+
+def pack(job: Job, runs: Path, result: dict, folder: Path = zoo.FOLDER) -> None:
+    """Half precision into data/checkpoints, and a line in the manifest."""
+    tensors, described = read_export(job.folder(runs) / "backbone.safetensors")
+    path = folder / f"{job.world}-{job.name}.safetensors"
+    folder.mkdir(parents=True, exist_ok=True)
+    half = {name: x.half().contiguous() for name, x in tensors.items()}
+    write_atomically(path, lambda temporary: save_file(half, temporary))
+    data, r = path.read_bytes(), job.recipe
+    if len(data) > LARGEST:
+        raise CourseError(f"{path} has {len(data):,} bytes, more than the {LARGEST:,} that may ship; train a smaller model")
+    losses = [line["loss"] for line in result["log"] if "loss" in line]
+    entry = {
+        "file": path.name, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data),
+        "model": {"name": r.model, "image_size": r.image_size, "patch_size": r.patch_size, "positions": r.positions,
+                  "layer_scale": r.layer_scale or None, "mask_token": "mask_token" in load_file(path)},
+        "recipe": described, "command": command(r), "data": r.data, "seed": r.seed, "commit": result["commit"],
+        "device": result["device"], "minutes": result["training"]["minutes"], "first_loss": losses[0], "last_loss": losses[-1],
+        "knn": result["trained"]["knn"]["value"], "linear": result["trained"]["linear"]["value"],
+    }
+    known = zoo.manifest(folder) if (folder / "manifest.json").exists() else {}
+    known[f"{job.world}/{job.name}"] = entry
+    order = [f"{world}/{model}" for world in WORLDS for model in MODELS if f"{world}/{model}" in known]
+    write_atomically(folder / "manifest.json", lambda temporary: temporary.write_text(
+        json.dumps({key: known[key] for key in order}, indent=1) + "\n"))
+
+
+def main() -> None:
+    parser = cli.Parser(prog="python -m lib.training.zoo", description="Train, evaluate and pack the shipped checkpoints.")
+    parser.add_argument("--world", choices=tuple(WORLDS), default="shapes", help="what they see")
+    parser.add_argument("--budget", choices=("gpu", "cpu"), default="gpu", help="course recipes, or what a CPU can do")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, help="which objectives")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="seed 0 ships, of others the measurements do")
+    parser.add_argument("--sweep", action="store_true", help="the hybrid at every λ too")
+    parser.add_argument("--jobs", type=int, default=1, help="how many to train at once")
+    parser.add_argument("--runs", type=Path, default=Path("runs/zoo"), help="where the runs are")
+    a = parser.parse_args()
+    jobs, failed = jobs_of(a), []
+
+    def finish(job: Job) -> str:
+        begun = time.perf_counter()
+        train(job, a.runs)
+        result = evaluate(job, a.runs)
+        scores = ", ".join(f"{k} {result['trained'][k]['value']:.1%} ({result['untrained'][k]['value']:.1%})"
+                           for k in ("knn", "linear"))
+        return f"{job.world}/{job.name}: {scores} untrained in brackets; {(time.perf_counter() - begun) / 60:.1f} min"
+
+    with ThreadPoolExecutor(a.jobs) as pool:
+        for job, future in [(job, pool.submit(finish, job)) for job in jobs]:
+            try:
+                print(future.result(), flush=True)
+            except (CourseError, subprocess.CalledProcessError) as error:
+                failed.append(job.name)
+                print(f"{job.world}/{job.name} failed: {error}", file=sys.stderr, flush=True)
+            else:
+                if job.ships:
+                    pack(job, a.runs, json.loads((RESULTS / f"{job.world}-{job.name}.json").read_text()))
+    if failed:
+        raise CourseError(f"not finished: {', '.join(failed)}; the same command goes on from there")
+
+
+if __name__ == "__main__":
+    cli.main(main)
