@@ -14,8 +14,9 @@ from lib.evaluation.linear import linear_probe
 from lib.evaluation.neighbors import knn_predict
 from lib.evaluation.report import bootstrap
 
-# Images of the procedural world on which its tables are measured; of the real sets all are taken.
-SHAPES_TRAIN, SHAPES_VAL = 4000, 2000
+# Images of the procedural world on which its tables are measured, training and validation; of the real sets all are taken.
+COUNTS = {"train": 3000, "val": 1500}
+DENSE = {"train": 400, "val": 200}
 
 
 def share(right) -> dict:
@@ -28,19 +29,20 @@ def measure(backbone: nn.Module, data: str, size: int, pooling: str, difficulty:
     """All yardsticks of frozen features that a world has: k-NN and linear probe of the class, "knn" and "linear", and in
     `shapes` also "texture", "ground", "x", "y" (`lib.evaluation.factors`) and "miou" of the object (`lib.evaluation.dense`).
 
-    depth: a block, None for the output. images: train probes on so many only (of `shapes` 4,000 if left out).
+    depth: a block, None for the output. images: train probes on so many only.
     """
-    shapes = data == "shapes"
-    train = open_source(data, "train", size, limit=images or (SHAPES_TRAIN if shapes else None), difficulty=difficulty)
-    val = open_source(data, "val", size, limit=SHAPES_VAL if shapes else None, difficulty=difficulty)
+    limits = COUNTS if data == "shapes" else {"train": None, "val": None}
+    limits = limits if images is None else limits | {"train": images}
+    train, val = (open_source(data, split, size, limit=limit, difficulty=difficulty) for split, limit in limits.items())
     features, labels = extract(backbone, train, pooling, depth=depth)
     queries, truth = extract(backbone, val, pooling, depth=depth)
     found = {"knn": share(knn_predict(features, labels, queries) == truth)}
-    if not shapes:
+    if data != "shapes":
         return found | {"linear": share(linear_probe(features, labels, queries)[0] == truth)}
     factors = probe_factors(features, truth_of(train), queries, truth_of(val))
-    dense = dense_probe(backbone, train, val, depth=depth)
     found |= {"linear" if name == "shape" else name: {k: f[k] for k in ("value", "interval")} for name, f in factors.items()}
+    dense = dense_probe(backbone, *(open_source("shapes", split, size, limit=min(n, limits[split]), difficulty=difficulty)
+                                    for split, n in DENSE.items()), depth=depth)
     return found | {"miou": {"value": dense["miou"], "interval": dense["interval"]}}
 
 

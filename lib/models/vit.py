@@ -33,8 +33,9 @@ INITS = ("xavier", "truncated")
 def sincos_positions(grid: tuple[int, int], dim: int, temperature: float = 10_000.0) -> Tensor:
     """Fixed 2-D sine-cosine position embedding: (rows * columns, dim) (MoCo v3).
 
-    The first half of the channels encodes the column, the second the row (MAE's layout, of which MoCo v3's is the transpose);
-    each half holds sines, then cosines, of the position divided by temperature^(k / (dim / 4)). Raises CourseError where dim is not a multiple of 4.
+    The first half of the channels encodes the column, the second the row (the layout of MAE; MoCo v3's table is its
+    transpose). Each half holds sines, then cosines, of the position divided by temperature^(k / (dim / 4)).
+    Raises CourseError where dim is not a multiple of 4.
     """
     if dim % 4:
         raise CourseError(f"sin-cos positions need a width that is a multiple of 4, got {dim}")

@@ -10,7 +10,7 @@ from torch import nn
 from lib import random
 from lib.data.shapes import Shapes
 from lib.models.vit import ViT, init_xavier
-from lib.objectives.contrastive import MoCoV3, info_nce, momentum_at
+from lib.objectives.contrastive import MoCoV3, info_nce
 
 
 def objective(**changes) -> MoCoV3:
@@ -123,13 +123,6 @@ def test_frozen_patches_do_not_learn(freeze):
     model.loss(batch())[0].backward()
     assert all((p.grad is None) == freeze for p in model.backbone.patch_embed.parameters())
     assert torch.equal(model.momentum_backbone.patch_embed.proj.weight, model.backbone.patch_embed.proj.weight)
-
-
-def test_momentum_goes_from_its_start_to_1():
-    assert momentum_at(0, 0.99) == pytest.approx(0.99) and momentum_at(1, 0.99) == 1 and momentum_at(0.5, 0.99) == 0.995
-    values = [momentum_at(k / 20, 0.9) for k in range(21)]
-    assert values == sorted(values)
-    assert momentum_at(0.25, 0.9) == pytest.approx(1 - 0.1 * (1 + math.sqrt(0.5)) / 2)
 
 
 def test_average_against_a_loop():

@@ -26,7 +26,7 @@ _CPU_MODEL = {
     "mae": dict(decoder_dim=64, decoder_depth=2, decoder_heads=4),
     "hybrid": dict(momentum=0.95, crop_min=0.5, hidden=512, dim=128),
 }
-_CPU_EPOCHS = {"supervised": 3, "mocov3": 3, "dino": 2, "simmim": 4, "mae": 8, "hybrid": 2}
+_CPU_EPOCHS = {"supervised": 2, "mocov3": 3, "dino": 1, "simmim": 4, "mae": 4, "hybrid": 1}
 
 
 def planned(world: str, model: str, budget: str = "gpu", seed: int = 0, cl_weight: float | None = None) -> Recipe:
