@@ -27,6 +27,11 @@ MOCOV3 = ("mocov3 --scale smoke --data shapes --images 64 --batch-size 16 --imag
 SIMMIM = dict(images=64, epochs=2, batch_size=16, image_size=16, patch_size=4, mask_cell=1, warmup_epochs=0.5, log_every=2,
               knn_every=1, checkpoint_every=3, clip_norm=1.0, drop_path=0.0, device="cpu")
 
+OTHERS = {"dino": dict(hidden=32, bottleneck=16, prototypes=24, local_size=8, local_crops=2, freeze_last=0.4),
+          "mae": dict(decoder_dim=16, decoder_depth=1, decoder_heads=2),
+          "supervised": dict(mixup=0.0, cutmix=0.0),               # which mix an image with one of its own process
+          "hybrid": dict(hidden=32, dim=16, mask_cell=1, cl_weight=0.4)}
+
 
 def torchrun(*command: str) -> subprocess.CompletedProcess:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -65,6 +70,15 @@ def train_simmim(folder: Path | None = None, resume: bool = False, stop_on: int 
     return trainer
 
 
+def losses_in_float64(objective: str) -> list[float]:
+    """Of six steps."""
+    r = recipe(objective, "smoke", images=32, epochs=3, batch_size=16, image_size=16, patch_size=4, warmup_epochs=0.5, log_every=1,
+               knn_every=0, precision="fp64", device="cpu", **OTHERS[objective])
+    trainer = Trainer(r, Loaded(open_source("shapes", "train", 16, limit=32, difficulty=r.difficulty)))
+    trainer.run()
+    return [line["loss"] for line in trainer.history]
+
+
 # ---------------------------------------------------------------------------------------- what each of the two processes does
 
 def work(folder: Path) -> None:
@@ -81,6 +95,7 @@ def work(folder: Path) -> None:
     resumed = train_simmim(folder / "run", resume=True)
     found |= {"history": trainer.history, "weights": trainer.objective.state_dict(), "stopped": stopped.step,
               "resumed": resumed.history, "resumed weights": resumed.objective.state_dict()}
+    found["others"] = {objective: losses_in_float64(objective) for objective in OTHERS}
     torch.save(found, folder / f"{rank}.pt")
     distributed.stop()
 
@@ -167,6 +182,12 @@ def test_simmim_trains_like_one_process(found, one_thread):
     print(f"largest difference of a weight after 8 steps: {difference:.1e}")
     assert difference < 1e-3
     assert largest_difference(found[0]["weights"], found[1]["weights"]) == 0
+
+
+@pytest.mark.parametrize("objective", OTHERS)
+def test_other_objectives_train_like_one_process(objective, found, one_thread):
+    alone = losses_in_float64(objective)
+    assert len(alone) == 6 and found[0]["others"][objective] == pytest.approx(alone, abs=1e-9)
 
 
 def largest_difference(one: dict, other: dict) -> float:

@@ -15,7 +15,7 @@ from scipy.special import betaincinv
 from torch import Tensor
 
 from lib import random
-from lib.data.views import _send
+from lib.data.views import send
 from lib.errors import CourseError
 
 AREA, RATIO, TRIES = (0.02, 1 / 3), (0.3, 1 / 0.3), 10             # of random erasing, as in timm
@@ -67,7 +67,7 @@ def mix(images: Tensor, labels: Tensor, keys: Tensor, classes: int, mixup: float
                           f"{mixup}, {cutmix} and {smoothing}")
     height, width = images.shape[2:]
     own, cut, boxes = draw_mix(keys, height, width, mixup, cutmix)
-    own, cut, boxes, labels = (_send(x, images.device) for x in (own.float(), cut, boxes, labels))
+    own, cut, boxes, labels = (send(x, images.device) for x in (own.float(), cut, boxes, labels))
     weight = torch.where(_column(cut), (~_inside(boxes, height, width)).float(), _column(own))    # (B, 1, H, W)
     hard = torch.zeros(len(labels), classes, device=images.device).scatter_(1, labels[:, None], 1.0)
     smooth = (1 - smoothing) * hard + smoothing / classes
@@ -107,7 +107,7 @@ def erase(images: Tensor, keys: Tensor, probability: float = 0.25) -> Tensor:
     rows = erased.nonzero()[:, 0]
     if not len(rows):
         return images
-    boxes, keys, rows = (_send(x, images.device) for x in (boxes[rows], random.combine("noise", keys[rows]), rows))
+    boxes, keys, rows = (send(x, images.device) for x in (boxes[rows], random.combine("noise", keys[rows]), rows))
     u = random.uniform(keys, 3 * height * width).clamp(min=2**-25)               # in (0, 1): the noise is finite
     noise = torch.special.ndtri(u).view(-1, 3, height, width).to(images)
     return images.index_copy(0, rows, torch.where(_inside(boxes, height, width), noise, images[rows]))

@@ -89,12 +89,12 @@ class Draws:
 def normalize(images: Tensor) -> Tensor:
     """uint8, or float in [0, 1] -> float32 with ImageNet's mean and standard deviation taken out. Any (..., 3, H, W)."""
     x = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-    return (x - _send(MEAN, x.device)).div_(_send(STD, x.device))
+    return (x - send(MEAN, x.device)).div_(send(STD, x.device))
 
 
 def denormalize(x: Tensor) -> Tensor:
     """The inverse, to look at: normalised (..., 3, H, W) -> float32 in [0, 1], clamped."""
-    return (x.float() * _send(STD, x.device) + _send(MEAN, x.device)).clamp(0, 1)
+    return (x.float() * send(STD, x.device) + send(MEAN, x.device)).clamp(0, 1)
 
 
 def resized_crop(images: Tensor, boxes: Tensor, size: int) -> Tensor:
@@ -205,22 +205,22 @@ def make_view(images: Tensor, recipe: ViewRecipe, size: int, keys: Tensor) -> Te
     if size < 2:
         raise CourseError(f"a view is at least 2 pixels wide, got a size of {size}")
     draws = draw(recipe, keys, *images.shape[2:])
-    view = resized_crop(images.float().div_(255), _send(draws.boxes, images.device), size)
+    view = resized_crop(images.float().div_(255), send(draws.boxes, images.device), size)
     for step in draws.order.unbind(1):
         for kind, adjust in enumerate((adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)):
             _on_rows(view, draws.jitter & (step == kind), adjust, draws.factors[:, kind])
     if recipe.grayscale:
-        view = grayscale(view, _send(draws.grayscale, view.device))
+        view = grayscale(view, send(draws.grayscale, view.device))
     radius = min(math.ceil(3 * recipe.sigma[1] * size / 224), size - 1)
     _on_rows(view, draws.blur, gaussian_blur, draws.sigma * size / 224, kernel_size=2 * radius + 1)
     if recipe.solarize:
-        view = solarize(view, _send(draws.solarize, view.device))
+        view = solarize(view, send(draws.solarize, view.device))
     if recipe.flip:
-        view = flip(view, _send(draws.flip, view.device))
+        view = flip(view, send(draws.flip, view.device))
     return normalize(view)
 
 
-def _send(x: Tensor, device: torch.device) -> Tensor:
+def send(x: Tensor, device: torch.device) -> Tensor:
     """From the CPU to the device, without waiting for it."""
     return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
@@ -229,7 +229,7 @@ def _on_rows(images: Tensor, which: Tensor, operation, parameter: Tensor, **opti
     """Change, in place, the images where `which` is true. `which` and `parameter` are (B,), on the CPU."""
     rows = which.nonzero()[:, 0]
     if len(rows):
-        parameter, rows = _send(parameter[rows], images.device), _send(rows, images.device)
+        parameter, rows = send(parameter[rows], images.device), send(rows, images.device)
         images[rows] = operation(images[rows], parameter, **options)
 
 

@@ -48,6 +48,16 @@ def test_the_peaks_are_the_published_ones():
     assert peaks == {"park": 1.0, "mocov3": 12.0, "mae": pytest.approx(6.4)}
 
 
+def test_what_the_published_protocols_have_and_have_not():
+    p = PROTOCOLS
+    assert {name: (p[name].epochs, p[name].batch_size, p[name].weight_decays) for name in ("park", "mocov3", "mae")} == {
+        "park": (50, 1024, (0.05,)), "mocov3": (90, 1024, (0.0,)), "mae": (90, 16_384, (0.0,))}
+    assert [name for name in p if p[name].augment] == ["mocov3", "mae"]
+    assert [name for name in p if p[name].warmup_epochs] == [name for name in p if p[name].trust] == ["mae"]
+    assert [name for name in p if p[name].batch_norm] == ["mae", "sweep"]
+    assert p["mae"].trust == 0.001 and {p[name].momentum for name in p} == {0.9}
+
+
 def slow_schedule(name: str, epoch: float, epochs: int) -> float:
     """As the papers' texts say it, a branch for each."""
     if name == "mocov3":
@@ -143,6 +153,12 @@ def test_heads_start_as_published():
     assert torch.equal(heads.weights[0], heads.weights[2])
     assert torch.equal(heads.weights, Heads(3, 100, 200, True, 0).weights)
     assert not torch.equal(heads.weights, Heads(3, 100, 200, True, 1).weights)
+
+
+def test_the_rarest_draws_are_finite_weights(monkeypatch):
+    ends = torch.tensor([0.0, 1 - 2**-24])                         # the first and the last number that uniform can give
+    monkeypatch.setattr(random, "uniform", lambda key, count: ends.repeat(count // 2))
+    assert Heads(1, 2, 4, False, 0).weights.isfinite().all()
 
 
 def slow_training(features, labels, images, p, rate, decay, seed):

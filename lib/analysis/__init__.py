@@ -1,0 +1,1 @@
+"""What happens inside a network: attention, tokens, frequencies, similarity."""
