@@ -72,8 +72,8 @@ def train_simmim(folder: Path | None = None, resume: bool = False, stop_on: int 
 
 def losses_in_float64(objective: str) -> list[float]:
     """Of six steps."""
-    r = recipe(objective, "smoke", images=32, epochs=3, batch_size=16, image_size=16, patch_size=4, warmup_epochs=0.5, log_every=1,
-               knn_every=0, precision="fp64", device="cpu", **OTHERS[objective])
+    r = recipe(objective, "smoke", images=32, epochs=3, batch_size=16, image_size=16, patch_size=4, warmup_epochs=0.5,
+               log_every=1, knn_every=0, precision="fp64", device="cpu", **OTHERS[objective])
     trainer = Trainer(r, Loaded(open_source("shapes", "train", 16, limit=32, difficulty=r.difficulty)))
     trainer.run()
     return [line["loss"] for line in trainer.history]

@@ -1,0 +1,81 @@
+"""The program that trains what ships: its plan, and one network from training to the manifest."""
+import argparse
+import json
+import sys
+
+import pytest
+import torch
+
+from lib import cli
+from lib.models import zoo
+from lib.training.build import build
+from lib.training.recipes import objective_of, recipe
+from lib.training.zoo import LAMBDAS, MODELS, WORLDS, planned
+from lib.training.zoo import __main__ as program
+
+TINY = dict(images=64, epochs=1, batch_size=16, image_size=16, patch_size=8, log_every=1, knn_every=0, device="cpu", mask_cell=1)
+
+
+@pytest.mark.parametrize("budget", ["gpu", "cpu"])
+@pytest.mark.parametrize("world", WORLDS)
+def test_every_plan_is_a_recipe_of_twelve_blocks_and_six_heads(world, budget):
+    for model in MODELS:
+        r = planned(world, model, budget, seed=3)
+        assert objective_of(r) == model and r.seed == 3 and r.data == world
+        backbone = r.backbone()
+        assert len(backbone.blocks) == 12 and backbone.blocks[0].attn.num_heads >= 6
+        assert 2 * sum(p.numel() for p in backbone.parameters()) < 12e6
+    assert planned(world, "hybrid", budget, cl_weight=0.6).cl_weight == 0.6
+
+
+def test_the_sweep_holds_every_weight_for_every_seed():
+    a = argparse.Namespace(world="shapes", budget="gpu", models=["mocov3"], seeds=[0, 1], sweep=True)
+    jobs = program.jobs_of(a)
+    assert [job.name for job in jobs[:2]] == ["mocov3", "mocov3-seed1"] and [job.ships for job in jobs[:2]] == [True, False]
+    assert [(job.recipe.cl_weight, job.recipe.seed) for job in jobs[2:]] == [(w, s) for s in (0, 1) for w in LAMBDAS]
+    assert not any(job.ships for job in jobs[2:]) and len({job.name for job in jobs}) == len(jobs)
+
+
+def run(*arguments: str) -> int:
+    before, sys.argv = sys.argv, ["zoo", *arguments]
+    try:
+        cli.main(program.main)
+    except SystemExit as end:
+        return end.code
+    finally:
+        sys.argv = before
+    return 0
+
+
+def test_from_training_to_the_manifest(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(program, "planned", lambda world, model, *_: recipe(model, "smoke", **TINY))
+    monkeypatch.setattr(program, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(zoo, "FOLDER", tmp_path / "checkpoints")
+    monkeypatch.setattr(program.pack, "__defaults__", (tmp_path / "checkpoints",))
+    command = ("--models", "simmim", "--runs", str(tmp_path / "runs"))
+    assert run(*command) == 0
+    said = capsys.readouterr().out
+    entry = zoo.manifest(tmp_path / "checkpoints")["shapes/simmim"]
+    result = json.loads((tmp_path / "results" / "shapes-simmim.json").read_text())
+    assert f"knn {result['trained']['knn']['value']:.1%}" in said and entry["knn"] == result["trained"]["knn"]["value"]
+    assert entry["recipe"]["objective"] == "simmim" and entry["command"].startswith("python -m lib.training simmim")
+    assert {"commit", "device", "minutes", "first_loss", "last_loss", "linear", "seed", "data"} <= set(entry)
+    loaded = zoo.load("simmim", "shapes", tmp_path / "checkpoints")
+    trained = torch.load(tmp_path / "runs" / "shapes-simmim" / "last.pt", weights_only=True)["objective"]
+    assert torch.equal(loaded.blocks[0].mlp.fc1.weight, trained["backbone.blocks.0.mlp.fc1.weight"].half().float())
+    shipped = zoo.weights("simmim", "shapes", tmp_path / "checkpoints")
+    decoder = build(recipe("simmim", "smoke", **TINY)).decoder
+    decoder.load_state_dict({k.removeprefix("decoder."): x for k, x in shipped.items() if k.startswith("decoder.")})
+
+    stamp = (tmp_path / "runs" / "shapes-simmim" / "last.pt").stat().st_mtime_ns
+    assert run(*command) == 0 and (tmp_path / "runs" / "shapes-simmim" / "last.pt").stat().st_mtime_ns == stamp
+
+
+def test_what_fails_is_named_and_the_rest_is_done(tmp_path, monkeypatch, capsys):
+    def fails(job, runs):
+        raise program.CourseError(f"{job.name} did not finish") if job.name == "mae" else program.CourseError("also")
+
+    monkeypatch.setattr(program, "train", fails)
+    assert run("--models", "mae", "dino", "--runs", str(tmp_path)) == 2
+    errors = capsys.readouterr().err
+    assert "shapes/mae failed: mae did not finish" in errors and "not finished: mae, dino" in errors
