@@ -15,8 +15,8 @@ from lib.evaluation.neighbors import knn_predict
 from lib.evaluation.report import bootstrap
 
 # Images of the procedural world on which its tables are measured, training and validation; of the real sets all are taken.
-COUNTS = {"train": 3000, "val": 1500}
-DENSE = {"train": 400, "val": 200}
+COUNTS = {"train": 2000, "val": 1000}
+DENSE = {"train": 300, "val": 150}
 
 
 def share(right) -> dict:

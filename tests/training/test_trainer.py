@@ -167,8 +167,9 @@ def test_sigterm_leaves_a_checkpoint(tmp_path, monkeypatch, uninterrupted):
     assert_same_run(tmp_path, uninterrupted("simmim", monkeypatch))
 
 
-@pytest.mark.parametrize(("objective", "k"), [                     # k: inside a line of the log, at the end of an epoch,
-    (objective, k) for objective in EXTRA for k in ((1, 6, 7) if objective in PAIR else (7,))])            # after it
+# k: inside a line of the log, at the end of an epoch, after it
+@pytest.mark.parametrize(("objective", "k"), [(objective, k) for objective in EXTRA
+                                              for k in ((1, 6, 7) if objective in PAIR else (7,))])
 def test_stopped_and_resumed_is_never_stopped(objective, k, tmp_path, source):
     whole = trained(source, objective=objective)
     stopped = trained(source, tmp_path, stop_at=k, objective=objective)
