@@ -13,7 +13,8 @@ from lib.training.recipes import objective_of, recipe
 from lib.training.zoo import LAMBDAS, MODELS, WORLDS, planned
 from lib.training.zoo import __main__ as program
 
-TINY = dict(images=64, epochs=1, batch_size=16, image_size=16, patch_size=8, log_every=1, knn_every=0, device="cpu", mask_cell=1)
+TINY = dict(images=64, epochs=1, batch_size=16, image_size=16, patch_size=8, log_every=1, knn_every=0, device="cpu",
+            mask_cell=1)
 
 
 @pytest.mark.parametrize("budget", ["gpu", "cpu"])
