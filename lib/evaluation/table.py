@@ -35,7 +35,7 @@ def remeasure(world: str, name: str, device: str = "cpu") -> dict:
 
 
 def cell(m: dict) -> str:
-    return f"{100 * m['value']:.1f} ({100 * m['interval'][0]:.1f}–{100 * m['interval'][1]:.1f})"
+    return f"{100 * m['value']:.1f} % ({100 * m['interval'][0]:.1f}–{100 * m['interval'][1]:.1f})"
 
 
 def as_markdown(found: dict[str, dict]) -> str:
@@ -59,8 +59,8 @@ def rebuild(world: str, device: str = "cpu") -> str:
 
 def table(folder: Path = RESULTS) -> str:
     """Markdown: the shipped checkpoints of each world, then a line for each imagenette-*.json, trained beside untrained."""
-    parts = []
-    for world in dict.fromkeys(key.split("/")[0] for key in zoo.manifest()):
+    parts, shipped = [], zoo.manifest() if (zoo.FOLDER / "manifest.json").exists() else {}
+    for world in dict.fromkeys(key.split("/")[0] for key in shipped):
         found = {name: written(world, name, folder) for name in [*zoo.names(world), "untrained"]}
         parts.append(f"Checkpoints of world `{world}`:\n\n{as_markdown(found)}")
     lines = ["| | images seen | minutes | k-NN | k-NN, untrained | linear | linear, untrained |",
@@ -73,7 +73,7 @@ def table(folder: Path = RESULTS) -> str:
         cells = [f"{NAMES[recipe['objective']]}, {recipe['epochs']} epochs", f"{seen:,}",
                  f"{result['training']['minutes']:.0f}", *cells]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*parts, "Runs on Imagenette at 48 pixels, to follow chapters 02 and 03:\n", *lines]) + "\n"
+    return "\n".join([*parts, *lines]) + "\n"
 
 
 def put(readme: str, rows: str) -> str:

@@ -10,7 +10,7 @@ def test_readme_holds_the_table_of_the_measured_results():
 
 
 def test_table_reads_what_the_files_say(tmp_path):
-    m = {"accuracy": 0.5, "interval": [0.48, 0.525]}
+    m = {"value": 0.5, "interval": [0.48, 0.525]}
     result = {"recipe": {"objective": "simmim", "epochs": 3, "batch_size": 10}, "log": [{"step": 7}, {"step": 9}],
               "training": {"minutes": 31.4},
               "trained": {"knn": m, "linear": m | {"value": 0.6}}, "untrained": {"knn": m, "linear": m}}
