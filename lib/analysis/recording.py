@@ -4,7 +4,8 @@
 
     reads                        one of READS
     start(layout)                before the first batch: forget everything
-    update(depth, activation)    as often as the network passes a place that the metric reads, block after block
+    update(depth, activation)    as often as the network passes a place that the metric reads, block after block; metrics
+                                 that read "parts" get a name instead of a depth
     compute() -> dict            at the end, named results over all batches and all processes
 
 The backbone is not edited and its fused attention stays on: hooks on its blocks see what goes in and out, and attention is
@@ -29,7 +30,10 @@ READS = {
     "tokens": "the residual stream (B, N, D): depth 0 is the embedding, depth l follows block l; before the final norm",
     "halves": "the same, and between attention and MLP of block l at depth l - 0.5",
     "attention": "an `Attention` for each block, depth 1 to the last",
+    "parts": "what every step of a block gives, (B, N, its width), with a name of `part_names` instead of a depth",
 }
+# The steps of a block: `heads` goes into `proj`, and `attention` is the residual stream between the two halves.
+STEPS = ("norm1", "qkv", "heads", "proj", "attention", "norm2", "fc1", "act", "fc2")
 
 
 class Attention(NamedTuple):
@@ -70,6 +74,16 @@ def layout_of(backbone: nn.Module, images: Tensor, grid: tuple[int, int] | None 
     return Layout(backbone.num_prefix_tokens, tuple(grid), (height / grid[0], width / grid[1]), len(blocks))
 
 
+def part_names(depth: int) -> list[str]:
+    """Names of the parts of a ViT with so many blocks, in the order in which it passes them, 1 + 10 depth of them:
+
+    "embedding", "block1.norm1", ..., "block1.fc2", "block1", "block2.norm1", ... The residual stream is "embedding",
+    "block1.attention" (after the attention half), "block1" (after the MLP half) and so on, as in `ViT.intermediates`.
+    """
+    return ["embedding"] + [name for block in range(1, depth + 1)
+                            for name in [*(f"block{block}.{step}" for step in STEPS), f"block{block}"]]
+
+
 def record(backbone: nn.Module, source, metrics: list, batch_size: int = 64, grid: tuple[int, int] | None = None) -> dict:
     """Run a backbone over all images of a source, once, and -> the named results of all metrics.
 
@@ -103,23 +117,44 @@ def record(backbone: nn.Module, source, metrics: list, batch_size: int = 64, gri
 def observe(backbone: nn.Module, images: Tensor, metrics: list, layout: Layout, where: str = "these images",
             verify: bool = True) -> None:
     """Run a backbone over one batch and hand what happens inside to the metrics. verify: check recomputed attention."""
-    parameter, training = next(backbone.parameters()), backbone.training
-    images = (normalize(images) if images.dtype == torch.uint8 else images).to(parameter)
     observer = Observer(metrics, layout, verify)
-    with ExitStack() as hooks:
-        for handle in observer.attach(backbone):
-            hooks.enter_context(handle)
-        try:
-            backbone.eval().forward_features(images)
-        finally:
-            backbone.train(training)
+    run(backbone, backbone.forward_features, images, observer.attach(backbone))
+    if observer.readers["parts"]:
+        observer.check_passed(part_names(layout.depth))
     observer.check_finite(where)
 
 
-class Observer:
-    """What the hooks on the blocks of a backbone do during one forward pass."""
+@torch.no_grad()
+def observe_modules(network: nn.Module, modules: dict[str, nn.Module], images: Tensor, metrics: list,
+                    where: str = "these images") -> None:
+    """Run any network over one batch and hand what the named modules give to metrics that read "parts".
 
-    def __init__(self, metrics: list, layout: Layout, verify: bool):
+    Raises CourseError if a module is not passed, is passed more than once, or gives anything but a finite tensor.
+    """
+    observer = Observer(metrics, None, verify=False)
+    run(network, network, images, observer.attach_modules(modules))
+    observer.check_passed(modules)
+    observer.check_finite(where)
+
+
+def run(network: nn.Module, forward, images: Tensor, handles) -> None:
+    """Forward pass of a batch in eval mode, with hooks that are removed after it."""
+    parameter, training = next(network.parameters()), network.training
+    images = (normalize(images) if images.dtype == torch.uint8 else images).to(parameter)
+    with ExitStack() as hooks:
+        for handle in handles:
+            hooks.enter_context(handle)
+        try:
+            network.eval()
+            forward(images)
+        finally:
+            network.train(training)
+
+
+class Observer:
+    """What the hooks in a network do during one forward pass. Its layout is None where named modules are all it reads."""
+
+    def __init__(self, metrics: list, layout: Layout | None, verify: bool):
         self.readers = {kind: [metric for metric in metrics if metric.reads == kind] for kind in READS}
         self.layout, self.verify, self.sums = layout, verify, {}
 
@@ -136,25 +171,45 @@ class Observer:
             yield block.attn.register_forward_hook(
                 lambda attn, args, kwargs, out: self.attention(attn, args, kwargs, out, kept.pop("qkv", None), depth, name),
                 with_kwargs=True)
-        if self.readers["halves"]:
+        if self.readers["parts"]:
+            yield from self.attach_parts(block, depth, name)
+        if self.readers["halves"] or self.readers["parts"]:
             entered = {}
             yield block.register_forward_pre_hook(lambda _, args: entered.update(block=args[0]))
             yield block.norm1.register_forward_pre_hook(lambda _, args: entered.update(norm1=args[0]))
             yield block.norm2.register_forward_pre_hook(lambda _, args: self.halfway(args[0], entered, depth, name))
         yield block.register_forward_hook(
-            lambda _, args, out: self.hand(["tokens", "halves"], depth, out, out, name))
+            lambda _, args, out: self.stream(["tokens", "halves"], depth, out, name, f"block{depth}"))
+
+    def attach_parts(self, block: nn.Module, depth: int, name: str):
+        attn, mlp = block.attn, block.mlp
+        if not all(hasattr(mlp, step) for step in ("fc1", "act", "fc2")):
+            raise CourseError(f"{name}.mlp is a {type(mlp).__name__} without fc1, act or fc2, so not all parts can be read; "
+                              "name those to read: modules={...}")
+        yield from self.attach_modules({f"block{depth}.{step}": module for step, module in [
+            ("norm1", block.norm1), ("proj", attn.proj), ("norm2", block.norm2),
+            ("fc1", mlp.fc1), ("act", mlp.act), ("fc2", mlp.fc2)]})
+        if getattr(attn, "q_bias", None) is None:
+            yield from self.attach_modules({f"block{depth}.qkv": attn.qkv})
+        else:
+            yield attn.register_forward_pre_hook(lambda _, args: self.part(f"block{depth}.qkv", beit_qkv(attn, args[0])))
+        yield attn.proj.register_forward_pre_hook(lambda _, args: self.part(f"block{depth}.heads", args[0]))
+
+    def attach_modules(self, modules: dict[str, nn.Module]):
+        for name, module in modules.items():
+            yield module.register_forward_hook(lambda _, args, out, name=name: self.part(name, out))
 
     def embedding(self, tokens: Tensor) -> None:
         prefix, (rows, columns) = self.layout.prefix, self.layout.grid
         if tokens.ndim != 3 or tokens.shape[1] != prefix + rows * columns:
             raise CourseError(f"the backbone makes tokens {tuple(tokens.shape)}, which is not {prefix} + {rows} x {columns} "
                               "for an image; give grid=(rows, columns)")
-        self.hand(["tokens", "halves"], 0, tokens, tokens, "the embedding")
+        self.stream(["tokens", "halves"], 0, tokens, "the embedding", "embedding")
 
     def halfway(self, tokens: Tensor, entered: dict, depth: int, name: str) -> None:
         if entered.pop("block") is not entered.pop("norm1", None):
             raise CourseError(f"{name} does not start with a norm, so it has no residual stream halfway; record whole blocks")
-        self.hand(["halves"], depth - 0.5, tokens, tokens, f"the attention half of {name}")
+        self.stream(["halves"], depth - 0.5, tokens, f"the attention half of {name}", f"block{depth}.attention")
 
     def attention(self, attn: nn.Module, args: tuple, kwargs: dict, output: Tensor, qkv: Tensor | None, depth: int,
                   name: str) -> None:
@@ -164,11 +219,29 @@ class Observer:
             check_recomputed(attn, attention, output, f"{name}.attn")
         self.hand(["attention"], depth, attention, attention.logits, f"{name}.attn")
 
-    def hand(self, kinds: list[str], depth: float, activation, tensor: Tensor, name: str) -> None:
+    def stream(self, kinds: list[str], depth: float, tokens: Tensor, name: str, part: str) -> None:
+        self.hand(kinds, depth, tokens, tokens, name)
+        if self.readers["parts"]:
+            self.part(part, tokens)
+
+    def part(self, name: str, output: Tensor) -> None:
+        if not isinstance(output, Tensor):
+            raise CourseError(f"{name} gives a {type(output).__name__}, expected a tensor; name a module inside it")
+        if name in self.sums:
+            raise CourseError(f"{name} is passed more than once in a forward pass; name a module that is passed once")
+        self.hand(["parts"], name, output, output, name)
+
+    def hand(self, kinds: list[str], depth: float | str, activation, tensor: Tensor, name: str) -> None:
         self.sums[name] = tensor.sum(dtype=torch.float32)          # finite only if all of it is; looked at after the batch
         with torch.autocast(tensor.device.type, enabled=False):
             for metric in [metric for kind in kinds for metric in self.readers[kind]]:
                 metric.update(depth, activation)
+
+    def check_passed(self, names) -> None:
+        missing = [name for name in names if name not in self.sums]
+        if missing:
+            raise CourseError(f"{missing[0]} is not passed when the network runs, so it gives nothing to look at; name a module "
+                              "that its forward calls")
 
     def check_finite(self, where: str) -> None:
         finite = torch.stack(list(self.sums.values())).isfinite().tolist()
@@ -182,8 +255,8 @@ def recompute(attn: nn.Module, given: dict, qkv: Tensor | None) -> Attention:
 
     qkv: what its `qkv` layer made, (B, N, 3 heads d), queries first, or None where the module did not call it.
     """
-    if getattr(attn, "q_bias", None) is not None:                  # BEiT multiplies by the weight and adds biases of its own
-        qkv = F.linear(next(iter(given.values())), attn.qkv.weight, torch.cat([attn.q_bias, attn.k_bias, attn.v_bias]))
+    if getattr(attn, "q_bias", None) is not None:
+        qkv = beit_qkv(attn, next(iter(given.values())))
     q, k, v = qkv.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)                   # (B, H, N, d) each
     if hasattr(attn, "q_norm"):
         q, k = attn.q_norm(q), attn.k_norm(k)
@@ -197,6 +270,11 @@ def recompute(attn: nn.Module, given: dict, qkv: Tensor | None) -> Attention:
             if bias is not None:
                 logits += bias
     return Attention(logits, v)
+
+
+def beit_qkv(attn: nn.Module, tokens: Tensor) -> Tensor:
+    """BEiT multiplies by the weight of `qkv` and adds biases of its own: (B, N, D) -> (B, N, 3 heads d)."""
+    return F.linear(tokens, attn.qkv.weight, torch.cat([attn.q_bias, attn.k_bias, attn.v_bias]))
 
 
 def check_recomputed(attn: nn.Module, attention: Attention, output: Tensor, name: str) -> None:

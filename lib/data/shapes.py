@@ -80,8 +80,11 @@ class Difficulty:
     noise: float                      # standard deviation of pixel noise
 
 
+# "easy" has no textures to see, and is learnt in seconds. "mild" has them, in grey: colours would be the first thing by which
+# contrastive learning tells images apart. From "medium" on a CPU has little hope.
 DIFFICULTIES = {
     "easy": Difficulty((0.5, 0.85), 0.1, 10, 0.7, 0.0, 0.0, 0.0, 0.0, 0, 0.35),
+    "mild": Difficulty((0.5, 0.85), 0.3, 30, 0.5, 0.0, 0.4, 0.0, 0.0, 0, 0.1),
     "medium": Difficulty((0.45, 0.75), 1.0, 180, 0.3, 0.5, 0.5, 0.15, 0.15, 2, 0.03),
     "hard": Difficulty((0.3, 0.6), 1.0, 180, 0.15, 0.5, 0.8, 0.4, 0.3, 4, 0.06),
 }

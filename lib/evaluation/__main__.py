@@ -17,6 +17,7 @@ import torch
 from lib import cli
 from lib.data import Loaded, open_source
 from lib.data.pairs import PairFolder
+from lib.data.shapes import DIFFICULTIES
 from lib.errors import CourseError
 from lib.evaluation import finetune as tuning
 from lib.evaluation.classifier import LinearClassifier
@@ -129,7 +130,7 @@ def parser_of(name: str) -> argparse.ArgumentParser:
     parser = cli.Parser(prog=f"python -m lib.evaluation {name}", description=ABOUT[name])
     parser.add_argument("network", help="a run's folder, a shipped checkpoint such as shapes/mocov3, or timm:NAME")
     parser.add_argument("--data", help="a set or folder; that of the training if left out")
-    parser.add_argument("--difficulty", choices=("easy", "medium", "hard"), help="of shapes, if not that of the training")
+    parser.add_argument("--difficulty", choices=tuple(DIFFICULTIES), help="of shapes, if not that of the training")
     parser.add_argument("--pooling", choices=POOLINGS, help="the objective's own if left out: cls for mocov3, mean for simmim")
     parser.add_argument("--depth", type=int, help="take features after this block; after the last norm if left out")
     parser.add_argument("--images", type=int, help="use N training images only, evenly spread over the set")

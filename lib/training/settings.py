@@ -2,6 +2,7 @@
 from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
+from lib.data.shapes import DIFFICULTIES
 from lib.errors import CourseError
 from lib.models import vit
 
@@ -23,7 +24,7 @@ class Recipe:
     """What all objectives share. `pooling` is where evaluation finds the representation."""
     pooling: ClassVar[str] = "cls"
     data: str = option("shapes", "shapes, cifar10, imagenette, tiny-imagenet, imagenet, or a folder with train/ and val/")
-    difficulty: str = option("medium", "of the world of shapes", ("easy", "medium", "hard"))
+    difficulty: str = option("medium", "of the world of shapes", tuple(DIFFICULTIES))
     images: int = option(0, "train on N images only, evenly spread over the set; 0 for all (for shapes: 20,000)")
     image_size: int = option(64, "pixels on a side of a view")
     patch_size: int = option(8, "pixels on a side of a patch")
