@@ -87,7 +87,7 @@ def dense(a, subject: Subject, backbone) -> dict:
         train, val = (PairFolder(a.pairs, split, subject.size) for split in ("train", "val"))
         return dense_probe(backbone, train, val, tuple(train.classes), a.depth)
     train, val = (open_source("shapes", split, subject.size, limit=limit, difficulty=a.difficulty)
-                  for split, limit in (("train", a.images or 2000), ("val", 1000)))
+                  for split, limit in (("train", 2000 if a.images is None else a.images), ("val", 1000)))
     return dense_probe(backbone, train, val, OBJECT_MASKS, a.depth)
 
 
@@ -104,7 +104,7 @@ def noise(a, subject: Subject, backbone) -> dict:
 
 def shape_bias(a, subject: Subject, backbone) -> dict:
     if not a.stimuli:
-        return shapes_cue_conflict(backbone, a.pooling, a.difficulty, depth=a.depth)
+        return shapes_cue_conflict(backbone, a.pooling, a.difficulty, 4000 if a.images is None else a.images, depth=a.depth)
     if not a.categories:
         raise CourseError("--stimuli needs --categories, the JSON file that maps ImageNet's classes to Geirhos' 16 categories")
     probe, _ = classifier(a, subject, backbone)

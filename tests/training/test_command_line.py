@@ -221,8 +221,29 @@ def test_evaluation_writes_what_it_measured(run, capsys):
             assert re.search(rf"{network} +{probe}: {m['value']:.3f}", out)
 
 
+@pytest.mark.parametrize(("command", "more", "inside"), [
+    ("frozen", ("--protocol", "park", "--depth", "1"), "linear"),
+    ("finetune", ("--epochs", "1", "--warmup-epochs", "0", "--batch-size", "32"), "finetuned"),
+    ("dense", (), "miou"),
+    ("noise", ("--mode", "energy"), "bands"),
+    ("shape-bias", (), "shape_bias"),
+])
+def test_every_yardstick_writes_both_networks(run, capsys, command, more, inside):
+    assert call(evaluation.main, command, str(run), "--images", "100", *more, "--device", "cpu", "--out", "y.json") == 0
+    result = json.loads(Path("y.json").read_text())
+    assert inside in result["trained"] and inside in result["untrained"] and f"lib.evaluation {command}" in result["command"]
+    out = capsys.readouterr().out
+    assert "  trained" in out and "untrained" in out
+
+
 @pytest.mark.parametrize(("arguments", "said"), [
     ([], "required: network"),
+    (["finetune", "RUN", "--recipe", "best"], "--recipe: invalid choice"),
+    (["dense", "RUN", "--pairs", "nowhere"], "nowhere"),
+    (["shape-bias", "RUN", "--stimuli", "sets"], "--stimuli needs --categories"),
+    (["frozen", "RUN", "--depth", "99"], "--depth must lie from 0 to 3, got 99"),
+    (["shapes/best"], "shapes/best does not exist|no checkpoint"),
+    (["timm:vit_best"], "timm cannot make 'vit_best'"),
     (["nothing"], "nothing does not exist; a finished run leaves"),
     (["sets"], "sets/backbone.safetensors does not exist"),
     (["RUN", "--pooling", "max"], "--pooling: invalid choice"),
