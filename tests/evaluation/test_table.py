@@ -1,6 +1,9 @@
 """The README's numbers come from data/results."""
 import json
 
+import pytest
+
+from lib.evaluation import table as table_module
 from lib.evaluation.table import END, ROOT, START, put, table
 
 
@@ -23,3 +26,25 @@ def test_table_reads_what_the_files_say(tmp_path):
 def test_an_old_table_is_replaced_and_nothing_else():
     readme = f"before\n{START}\nold\n\n{END}\nafter\n"
     assert put(readme, "| new |\n") == f"before\n{START}\n| new |\n\n{END}\nafter\n"
+
+
+def test_rebuilt_table_says_where_it_differs(monkeypatch, tmp_path):
+    written = {"knn": {"value": 0.5, "interval": [0.4, 0.6]}, "linear": {"value": 0.7, "interval": [0.6, 0.8]}}
+    (tmp_path / "zoo").mkdir()
+    (tmp_path / "zoo" / "shapes-mae.json").write_text(json.dumps({"trained": written, "untrained": written}))
+    now = {"mae": written, "untrained": written | {"linear": {"value": 0.69, "interval": [0.6, 0.8]}}}
+    monkeypatch.setattr(table_module, "RESULTS", tmp_path)
+    monkeypatch.setattr(table_module.written, "__defaults__", (tmp_path,))
+    monkeypatch.setattr(table_module.zoo, "names", lambda *_: ["mae"])
+    monkeypatch.setattr(table_module, "remeasure", lambda world, name, device: now[name])
+    text = table_module.rebuild("shapes")
+    assert text.splitlines()[2] == "| MAE | 50.0 % (40.0–60.0) | 70.0 % (60.0–80.0) |"
+    assert text.endswith("DIFFERS: untrained linear: 0.6900 now, 0.7000 in data/results")
+    now["untrained"] = written
+    assert table_module.rebuild("shapes").endswith("agrees with data/results")
+
+
+@pytest.mark.skipif(not (table_module.zoo.FOLDER / "manifest.json").exists(),
+                    reason="no checkpoints ship yet: see lib.training.zoo")
+def test_shapes_are_rebuilt_from_the_shipped_checkpoints():
+    assert table_module.rebuild("shapes").endswith("agrees with data/results")
