@@ -27,10 +27,12 @@ def test_every_plan_is_a_recipe_of_twelve_blocks_and_six_heads(world, budget):
         assert len(backbone.blocks) == 12 and backbone.blocks[0].attn.num_heads >= 6
         assert 2 * sum(p.numel() for p in backbone.parameters()) < 12e6
     assert planned(world, "hybrid", budget, cl_weight=0.6).cl_weight == 0.6
+    whole, half = (planned(world, "mae", budget, share=share) for share in (1.0, 0.5))
+    assert half.epochs == whole.epochs / 2 and half.warmup_epochs == pytest.approx(whole.warmup_epochs / 2)
 
 
 def test_the_sweep_holds_every_weight_for_every_seed():
-    a = argparse.Namespace(world="shapes", budget="gpu", models=["mocov3"], seeds=[0, 1], sweep=True)
+    a = argparse.Namespace(world="shapes", budget="gpu", models=["mocov3"], seeds=[0, 1], sweep=True, share=1.0)
     jobs = program.jobs_of(a)
     assert [job.name for job in jobs[:2]] == ["mocov3", "mocov3-seed1"] and [job.ships for job in jobs[:2]] == [True, False]
     assert [(job.recipe.cl_weight, job.recipe.seed) for job in jobs[2:]] == [(w, s) for s in (0, 1) for w in LAMBDAS]

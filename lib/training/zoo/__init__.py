@@ -3,6 +3,8 @@
 `gpu` is the course recipe on one GPU. `cpu` is what a CPU can do in a few hours: the same recipes on a narrow network
 (`vit_slim`) of the same depth, small images and few epochs.
 """
+from dataclasses import replace
+
 from lib.training.recipes import recipe
 from lib.training.settings import Recipe
 
@@ -29,9 +31,12 @@ _CPU_MODEL = {
 _CPU_EPOCHS = {"supervised": 2, "mocov3": 2, "dino": 1, "simmim": 3, "mae": 4, "hybrid": 1}
 
 
-def planned(world: str, model: str, budget: str = "gpu", seed: int = 0, cl_weight: float | None = None) -> Recipe:
-    """The recipe of a checkpoint; cl_weight: another λ for the hybrid."""
+def planned(world: str, model: str, budget: str = "gpu", seed: int = 0, cl_weight: float | None = None,
+            share: float = 1.0) -> Recipe:
+    """The recipe of a checkpoint; cl_weight: another λ for the hybrid; share: of its epochs, warm-up included."""
     changes = WORLDS[world] | dict(seed=seed) | ({} if cl_weight is None else dict(cl_weight=cl_weight))
     if budget == "cpu":
         changes |= _CPU | _CPU_WORLD[world] | _CPU_MODEL[model] | dict(epochs=_CPU_EPOCHS[model])
-    return recipe(model, "course", **changes)
+    r = recipe(model, "course", **changes)
+    epochs = max(1, round(share * r.epochs))
+    return replace(r, epochs=epochs, warmup_epochs=r.warmup_epochs * epochs / r.epochs)

@@ -41,11 +41,11 @@ class Job:
 
 
 def jobs_of(a) -> list[Job]:
-    jobs = [Job(a.world, model + (f"-seed{seed}" if seed else ""), planned(a.world, model, a.budget, seed), not seed)
+    jobs = [Job(a.world, model + (f"-seed{seed}" if seed else ""), planned(a.world, model, a.budget, seed, None, a.share), not seed)
             for seed in a.seeds for model in a.models]
     if a.sweep:
         jobs += [Job(a.world, f"hybrid-{weight:g}" + (f"-seed{seed}" if seed else ""),
-                     planned(a.world, "hybrid", a.budget, seed, weight), False) for seed in a.seeds for weight in LAMBDAS]
+                     planned(a.world, "hybrid", a.budget, seed, weight, a.share), False) for seed in a.seeds for weight in LAMBDAS]
     return jobs
 
 
@@ -105,6 +105,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, help="which objectives")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="seed 0 ships, of others the measurements do")
     parser.add_argument("--sweep", action="store_true", help="the hybrid at every λ too")
+    parser.add_argument("--share", type=float, default=1.0, help="share of the planned epochs, to fit the time there is")
     parser.add_argument("--jobs", type=int, default=1, help="how many to train at once")
     parser.add_argument("--runs", type=Path, default=Path("runs/zoo"), help="where the runs are")
     a = parser.parse_args()
