@@ -41,11 +41,13 @@ class Job:
 
 
 def jobs_of(a) -> list[Job]:
-    jobs = [Job(a.world, model + (f"-seed{seed}" if seed else ""), planned(a.world, model, a.budget, seed, None, a.share), not seed)
-            for seed in a.seeds for model in a.models]
+    def job(name: str, model: str, seed: int, ships: bool, cl_weight: float | None = None) -> Job:
+        r = planned(a.world, model, a.budget, seed, cl_weight, a.share)
+        return Job(a.world, name + (f"-seed{seed}" if seed else ""), r, ships)
+
+    jobs = [job(model, model, seed, not seed) for seed in a.seeds for model in a.models]
     if a.sweep:
-        jobs += [Job(a.world, f"hybrid-{weight:g}" + (f"-seed{seed}" if seed else ""),
-                     planned(a.world, "hybrid", a.budget, seed, weight, a.share), False) for seed in a.seeds for weight in LAMBDAS]
+        jobs += [job(f"hybrid-{weight:g}", "hybrid", seed, False, weight) for seed in a.seeds for weight in LAMBDAS]
     return jobs
 
 
