@@ -129,8 +129,10 @@ def observe_modules(network: nn.Module, modules: dict[str, nn.Module], images: T
                     where: str = "these images") -> None:
     """Run any network over one batch and hand what the named modules give to metrics that read "parts".
 
-    Raises CourseError if a module is not passed, is passed more than once, or gives anything but a finite tensor.
+    Raises CourseError if none is named, or if one is not passed, or more than once, or gives anything but a finite tensor.
     """
+    if not modules:
+        raise CourseError("no modules were named; expected {name: module}, such as {'stage1': resnet.layer1}")
     observer = Observer(metrics, None, verify=False)
     run(network, network, images, observer.attach_modules(modules))
     observer.check_passed(modules)
@@ -240,8 +242,8 @@ class Observer:
     def check_passed(self, names) -> None:
         missing = [name for name in names if name not in self.sums]
         if missing:
-            raise CourseError(f"{missing[0]} is not passed when the network runs, so it gives nothing to look at; name a module "
-                              "that its forward calls")
+            raise CourseError(f"{missing[0]} is not passed when the network runs, so it gives nothing to look at; name "
+                              "modules that its forward calls")
 
     def check_finite(self, where: str) -> None:
         finite = torch.stack(list(self.sums.values())).isfinite().tolist()
@@ -281,7 +283,7 @@ def check_recomputed(attn: nn.Module, attention: Attention, output: Tensor, name
     """Raises CourseError unless recomputed attention leads to what the module gave for the first image."""
     heads = attention.logits[:1].softmax(-1) @ attention.values[:1]                               # (1, H, N, d)
     tokens = heads.transpose(1, 2).flatten(2).to(attn.proj.weight.dtype)                          # (1, N, D)
-    again = attn.proj(getattr(attn, "norm", nn.Identity())(tokens))
+    again = attn.proj.forward(getattr(attn, "norm", nn.Identity())(tokens))                       # past the hook on `proj`
     tolerance = (5e-2 if output.dtype in (torch.float16, torch.bfloat16) else 1e-3) * output[0].abs().max()
     if (again - output[:1]).abs().max() > tolerance:               # not so for nan, which has an error of its own
         raise CourseError(f"{name} ({type(attn).__name__}) does not give softmax(q k / sqrt(d) + bias) v of its own qkv, so "

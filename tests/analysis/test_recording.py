@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.layers import SwiGLU
 from timm.models import create_model
 from timm.models.beit import Beit
 from timm.models.deit import VisionTransformerDistilled
@@ -17,7 +18,7 @@ from torch import nn
 
 from lib import distributed
 from lib.analysis import recording
-from lib.analysis.recording import PerImage, layout_of, mean_and_error, observe, record
+from lib.analysis.recording import PerImage, layout_of, mean_and_error, observe, observe_modules, part_names, record
 from lib.data.shapes import Shapes
 from lib.data.views import normalize
 from lib.errors import CourseError
@@ -150,6 +151,54 @@ def test_the_stream_is_that_of_timm(name):
         close(tokens[:, PREFIX.get(name, 1):], truth)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_parts_are_what_the_steps_of_a_block_give(name):
+    backbone, parts, halves, attention = model(name), Keep("parts"), Keep("halves"), Keep("attention")
+    record(backbone, photos(), [parts, halves, attention])
+    assert parts.depths == part_names(3) and len(parts.depths) == 31
+    named, stream = dict(zip(parts.depths, parts.kept, strict=True)), dict(zip(halves.depths, halves.kept, strict=True))
+    close(named["embedding"], stream[0], 0)
+    with torch.no_grad():
+        for depth, block in enumerate(backbone.blocks, start=1):
+            before, halfway = stream[depth - 1], stream[depth - 0.5]
+
+            def part(step, depth=depth):
+                return named[f"block{depth}.{step}"]
+
+            close(part("norm1"), block.norm1(before))
+            qkv = block.attn.qkv(part("norm1"))
+            if getattr(block.attn, "q_bias", None) is not None:
+                qkv = qkv + torch.cat([block.attn.q_bias, block.attn.k_bias, block.attn.v_bias])
+            close(part("qkv"), qkv)
+            heads = attention.kept[depth - 1].logits.softmax(-1) @ attention.kept[depth - 1].values
+            heads = heads.transpose(1, 2).flatten(2)
+            close(part("heads"), block.attn.norm(heads) if name == "scaled heads" else heads)
+            close(part("proj"), block.attn.proj(part("heads")))
+            close(part("attention"), halfway, 0)
+            close(part("norm2"), block.norm2(halfway))
+            close(part("fc1"), block.mlp.fc1(part("norm2")))
+            close(part("act"), F.gelu(part("fc1")))
+            close(part("fc2"), block.mlp.fc2(part("act")))
+            close(named[f"block{depth}"], stream[depth], 0)
+            if name == "timm":
+                close(part("proj"), halfway - before)
+                close(part("fc2"), stream[depth] - halfway)
+
+
+def test_named_modules_of_any_network():
+    torch.manual_seed(0)
+    resnet, keep = create_model("resnet10t", num_classes=0).train(), Keep("parts")
+    keep.start(None)
+    images = photos(3, 32).images(torch.arange(3))
+    observe_modules(resnet, {"late": resnet.layer4, "early": resnet.layer1}, images, [keep])
+    assert keep.depths == ["early", "late"] and resnet.training and number_of_hooks(resnet) == 0
+    with torch.no_grad():
+        resnet.eval()
+        early = resnet.layer1(resnet.maxpool(resnet.act1(resnet.bn1(resnet.conv1(normalize(images))))))
+        close(keep.kept[0], early)
+        close(keep.kept[1], resnet.layer4(resnet.layer3(resnet.layer2(early))))
+
+
 def test_fused_attention_stays_on_and_the_backbone_is_left_as_it_was(monkeypatch):
     backbone, calls = model("timm").train(), []
     fused = F.scaled_dot_product_attention
@@ -199,9 +248,9 @@ def test_nothing_is_kept_after_its_update():
     backbone = VisionTransformer(**SMALL | {"depth": 8})
     for block in backbone.blocks:
         block.attn.qkv.register_forward_hook(lambda _, args, out: seen.append(weakref.ref(out)))
-    record(backbone, photos(6), [Watch("attention"), Watch("tokens"), Watch("halves")], batch_size=1)
-    assert len(alive) == 6 * (8 + 9 + 17) and len(seen) == len(alive) + 6 * 8
-    assert max(alive) <= 5                                         # of the block that runs, however many blocks and images
+    record(backbone, photos(6), [Watch("attention"), Watch("tokens"), Watch("halves"), Watch("parts")], batch_size=1)
+    assert len(alive) == 6 * (8 + 9 + 17 + 81) and len(seen) == len(alive) + 6 * 8
+    assert max(alive) <= 10                                        # of the block that runs, however many blocks and images
     assert not any(ref() is not None for ref in seen)
 
 
@@ -407,6 +456,14 @@ def test_activations_that_are_not_finite_are_named(damage, named, value):
         record(backbone, photos(), [Keep("halves"), Keep("attention")], batch_size=2)
 
 
+def test_the_part_that_is_not_finite_is_named():
+    backbone = model("timm")
+    with torch.no_grad():
+        backbone.blocks[1].mlp.fc1.bias[0] = torch.nan
+    with pytest.raises(CourseError, match=r"first out of block2\.fc1 in batch 1"):
+        record(backbone, photos(), [Keep("parts")])
+
+
 def test_the_batch_that_is_not_finite_is_named():
     class Late:
         name = "late"
@@ -465,12 +522,49 @@ def test_blocks_without_a_halfway_are_refused():
         record(backbone, photos(), [Keep("halves")])
 
 
+def test_blocks_without_all_parts_are_refused():
+    with pytest.raises(CourseError, match=r"blocks\.0\.mlp is a SwiGLU without fc1, act or fc2"):
+        record(VisionTransformer(**SMALL, mlp_layer=SwiGLU), photos(), [Keep("parts")])
+    with pytest.raises(CourseError, match=r"blocks\.0 does not start with a norm"):
+        record(VisionTransformer(**SMALL, block_fn=ResPostBlock), photos(), [Keep("parts")])
+    silent = model("timm")
+    silent.blocks[2].mlp.forward = lambda x: x
+    with pytest.raises(CourseError, match=r"block3\.fc1 is not passed when the network runs"):
+        record(silent, photos(), [Keep("parts")])
+    assert number_of_hooks(silent) == 0
+
+
+class Pair(nn.Module):
+    def forward(self, x):
+        return x, x
+
+
+@pytest.mark.parametrize(("choose", "message"), [
+    (lambda net: {}, "no modules were named"),
+    (lambda net: {"unused": nn.ReLU()}, "unused is not passed when the network runs"),
+    (lambda net: {"relu": net.relu}, "relu is passed more than once"), (lambda net: {"pair": net.pair}, "pair gives a tuple")])
+def test_modules_that_do_not_fit(choose, message):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.relu, self.pair = nn.Conv2d(3, 4, 3), nn.ReLU(), Pair()
+
+        def forward(self, x):
+            return self.relu(self.pair(self.relu(self.conv(x)))[0])
+
+    net, keep = Net(), Keep("parts")
+    keep.start(None)
+    with pytest.raises(CourseError, match=message):
+        observe_modules(net, choose(net), photos().images(torch.arange(2)), [keep])
+    assert number_of_hooks(net) == 0
+
+
 def test_metrics_that_do_not_fit():
-    with pytest.raises(CourseError, match="Keep reads 'pixels'; a metric reads one of tokens, halves, attention"):
+    with pytest.raises(CourseError, match="Keep reads 'pixels'; a metric reads one of tokens, halves, attention, parts"):
         record(model("timm"), photos(), [Keep("pixels")])
     with pytest.raises(CourseError, match="two metrics give norms"):
         record(model("timm"), photos(), [Norms(), Norms()])
-    assert list(recording.READS) == ["tokens", "halves", "attention"]
+    assert list(recording.READS) == ["tokens", "halves", "attention", "parts"]
 
 
 def test_an_empty_source():
