@@ -136,7 +136,7 @@ def check_effective_rank(effective_rank) -> str:
         "That counts singular values above a threshold; the effective rank weighs them.": (float(len(shares)),),
     }
     _numbers(effective_rank(features.clone()), (rank(values),), mistakes, "For features of uneven dimensions")
-    flat = torch.ones(4, 1).double() @ torch.ones(1, 3).double()
+    flat = torch.tensor([[2.0, 0.0, 0.0]]).double().repeat(4, 1)                   # whose other values are 0 to the last bit
     mistakes = {"0 log 0 is 0, and not nan: torch.special.entr knows that.": (math.nan,)}
     _numbers(effective_rank(flat), (1.0,), mistakes, "For features that are all the same")
     return "Collapsed features have rank 1, whatever their width."

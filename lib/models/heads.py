@@ -28,7 +28,8 @@ class PrototypeHead(nn.Module):
 
     An MLP of three linear layers with GELU between leads to `bottleneck` numbers; their direction is compared with that of
     every row of `prototypes`, a linear layer without bias whose rows are used at norm 1. Cosines are computed in float32 at
-    least, since a low temperature will enlarge their errors.
+    least, since a low temperature will enlarge their errors. The MLP starts Xavier-uniform with zero biases: a standard
+    deviation of 0.02 to 0.03 at the widths of the paper, and enough to tell images apart at small ones.
     Set `frozen` to keep the prototypes still: their gradient is 0 then. They stay among what is trained, as
     DistributedDataParallel wants a gradient from the same parameters in every step.
     """

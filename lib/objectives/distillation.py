@@ -80,8 +80,8 @@ class DINO(Objective):
         views = {f"global{k}": make_view(images, view, size, random.combine(keys, k))
                  for k, view in enumerate(self.global_views, 1)}
         if self.local_crops:
-            views["local"] = torch.cat([make_view(images, self.local_view, self.local_size, random.combine(keys, "local", k))
-                                        for k in range(self.local_crops)])
+            keys = random.combine(keys, "local", torch.arange(self.local_crops)[:, None]).flatten()     # (local_crops B,)
+            views["local"] = make_view(images.repeat(self.local_crops, 1, 1, 1), self.local_view, self.local_size, keys)
         return views
 
     def begin_step(self, progress: float) -> None:
