@@ -6,6 +6,7 @@ data/checkpoints.
 """
 import hashlib
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -69,7 +70,8 @@ def evaluate(job: Job, runs: Path) -> dict:
     """Measure it beside the untrained network, once."""
     out = RESULTS / f"{job.world}-{job.name}.json"
     if not out.exists() or out.stat().st_mtime < (job.folder(runs) / "backbone.safetensors").stat().st_mtime:
-        words = ["-m", "lib.evaluation", "frozen", str(job.folder(runs)), "--out", str(out), "--device", job.recipe.device]
+        words = ["-m", "lib.evaluation", "frozen", str(job.folder(runs)), "--out", os.path.relpath(out), "--device",
+                 job.recipe.device]
         subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
     return json.loads(out.read_text())
 
