@@ -1,4 +1,4 @@
-"""Checkpoints that ship with the course: `zoo.load("mocov3", world="imagenette")` is a network ready to be looked at.
+"""Checkpoints that ship with the course: `zoo.load("mocov3", world="shapes")` is a network ready to be looked at.
 
 `data/checkpoints` holds a safetensors file for each, in half precision, and `manifest.json`, which says of each how it was
 trained, on what, and how good it is.
