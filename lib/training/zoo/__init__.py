@@ -29,7 +29,10 @@ _CPU_MODEL = {
     "mae": dict(decoder_dim=64, decoder_depth=2, decoder_heads=4),
     "hybrid": dict(momentum=0.95, crop_min=0.5, hidden=512, dim=128),
 }
-_CPU_EPOCHS = {"supervised": 2, "mocov3": 2, "dino": 1, "simmim": 3, "mae": 4, "hybrid": 1}
+_CPU_EPOCHS = {
+    "shapes": {"supervised": 4, "mocov3": 2, "dino": 2, "simmim": 10, "mae": 16, "hybrid": 2},
+    "imagenette": {"supervised": 12, "mocov3": 8, "dino": 6, "simmim": 24, "mae": 40, "hybrid": 6},
+}
 
 
 def planned(world: str, model: str, budget: str = "gpu", seed: int = 0, cl_weight: float | None = None,
@@ -37,7 +40,7 @@ def planned(world: str, model: str, budget: str = "gpu", seed: int = 0, cl_weigh
     """The recipe of a checkpoint; cl_weight: another λ for the hybrid; share: of its epochs, warm-up included."""
     changes = WORLDS[world] | dict(seed=seed) | ({} if cl_weight is None else dict(cl_weight=cl_weight))
     if budget == "cpu":
-        changes |= _CPU | _CPU_WORLD[world] | _CPU_MODEL[model] | dict(epochs=_CPU_EPOCHS[model])
+        changes |= _CPU | _CPU_WORLD[world] | _CPU_MODEL[model] | dict(epochs=_CPU_EPOCHS[world][model])
     r = recipe(model, "course", **changes)
     epochs = max(1, round(share * r.epochs))
     return replace(r, epochs=epochs, warmup_epochs=r.warmup_epochs * epochs / r.epochs)
