@@ -32,11 +32,15 @@ def test_every_plan_is_a_recipe_of_twelve_blocks_and_six_heads(world, budget):
 
 
 def test_the_sweep_holds_every_weight_for_every_seed():
-    a = argparse.Namespace(world="shapes", budget="gpu", models=["mocov3"], seeds=[0, 1], sweep=True, share=1.0)
+    a = argparse.Namespace(world="shapes", budget="gpu", models=["mocov3"], seeds=[0, 1], sweep=[], share=1.0)
     jobs = program.jobs_of(a)
     assert [job.name for job in jobs[:2]] == ["mocov3", "mocov3-seed1"] and [job.ships for job in jobs[:2]] == [True, False]
     assert [(job.recipe.cl_weight, job.recipe.seed) for job in jobs[2:]] == [(w, s) for s in (0, 1) for w in LAMBDAS]
     assert not any(job.ships for job in jobs[2:]) and len({job.name for job in jobs}) == len(jobs)
+    a.models, a.sweep = [], [0.0, 0.6]
+    assert [job.name for job in program.jobs_of(a)] == ["hybrid-0", "hybrid-0.6", "hybrid-0-seed1", "hybrid-0.6-seed1"]
+    a.sweep = None
+    assert program.jobs_of(a) == []
 
 
 def run(*arguments: str) -> int:

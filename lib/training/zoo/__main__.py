@@ -47,9 +47,8 @@ def jobs_of(a) -> list[Job]:
         return Job(a.world, name + (f"-seed{seed}" if seed else ""), r, ships)
 
     jobs = [job(model, model, seed, not seed) for seed in a.seeds for model in a.models]
-    if a.sweep:
-        jobs += [job(f"hybrid-{weight:g}", "hybrid", seed, False, weight) for seed in a.seeds for weight in LAMBDAS]
-    return jobs
+    weights = LAMBDAS if a.sweep == [] else a.sweep or []
+    return jobs + [job(f"hybrid-{weight:g}", "hybrid", seed, False, weight) for seed in a.seeds for weight in weights]
 
 
 def train(job: Job, runs: Path) -> None:
@@ -106,9 +105,10 @@ def main() -> None:
     parser = cli.Parser(prog="python -m lib.training.zoo", description="Train, evaluate and pack the shipped checkpoints.")
     parser.add_argument("--world", choices=tuple(WORLDS), default="shapes", help="what they see")
     parser.add_argument("--budget", choices=("gpu", "cpu"), default="gpu", help="course recipes, or what a CPU can do")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, help="which objectives")
+    parser.add_argument("--models", nargs="*", choices=MODELS, default=MODELS, help="which objectives; none with --sweep alone")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="seed 0 ships, of others the measurements do")
-    parser.add_argument("--sweep", action="store_true", help="the hybrid at every λ too")
+    parser.add_argument("--sweep", nargs="*", type=float, choices=LAMBDAS, metavar="LAMBDA",
+                        help="the hybrid at these λ too, at all seven if none is named")
     parser.add_argument("--share", type=float, default=1.0, help="share of the planned epochs, to fit the time there is")
     parser.add_argument("--jobs", type=int, default=1, help="how many to train at once")
     parser.add_argument("--runs", type=Path, default=Path("runs/zoo"), help="where the runs are")
