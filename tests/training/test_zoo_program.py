@@ -59,11 +59,14 @@ def test_from_training_to_the_manifest(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(program, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(zoo, "FOLDER", tmp_path / "checkpoints")
     monkeypatch.setattr(program.pack, "__defaults__", (tmp_path / "checkpoints",))
+    monkeypatch.setitem(program.LABELS["gpu"], "shapes", 64)
     command = ("--models", "simmim", "--runs", str(tmp_path / "runs"))
     assert run(*command) == 0
     said = capsys.readouterr().out
     entry = zoo.manifest(tmp_path / "checkpoints")["shapes/simmim"]
     result = json.loads((tmp_path / "results" / "shapes-simmim.json").read_text())
+    tuned = json.loads((tmp_path / "results" / "shapes-simmim-finetuned.json").read_text())
+    assert " finetune --images 64 " in tuned["command"] and {"value", "interval"} <= set(tuned["trained"]["finetuned"])
     assert f"knn {result['trained']['knn']['value']:.1%}" in said and entry["knn"] == result["trained"]["knn"]["value"]
     assert entry["recipe"]["objective"] == "simmim" and entry["command"].startswith("python -m lib.training simmim")
     assert {"commit", "device", "minutes", "first_loss", "last_loss", "linear", "seed", "data"} <= set(entry)

@@ -33,6 +33,8 @@ _CPU_EPOCHS = {
     "shapes": {"supervised": 4, "mocov3": 2, "dino": 2, "simmim": 10, "mae": 16, "hybrid": 2},
     "imagenette": {"supervised": 12, "mocov3": 8, "dino": 6, "simmim": 24, "mae": 40, "hybrid": 6},
 }
+# Labelled images that fine-tuning gets, None for all: few where the CPU must be done in minutes.
+LABELS = {"gpu": {"shapes": 2000, "imagenette": None}, "cpu": {"shapes": 500, "imagenette": 1000}}
 
 
 def planned(world: str, model: str, budget: str = "gpu", seed: int = 0, cl_weight: float | None = None,

@@ -23,7 +23,7 @@ from lib.models import zoo
 from lib.training.checkpoint import read_export, write_atomically
 from lib.training.recipes import command
 from lib.training.settings import Recipe
-from lib.training.zoo import LAMBDAS, MODELS, WORLDS, planned
+from lib.training.zoo import LABELS, LAMBDAS, MODELS, WORLDS, planned
 
 RESULTS = Path(__file__).parents[3] / "data" / "results" / "zoo"
 LARGEST = 12_000_000                                               # bytes of a checkpoint
@@ -36,6 +36,7 @@ class Job:
     name: str
     recipe: Recipe
     ships: bool
+    labels: int | None                                             # images that fine-tuning gets, None for all
 
     def folder(self, runs: Path) -> Path:
         return runs / f"{self.world}-{self.name}"
@@ -44,7 +45,7 @@ class Job:
 def jobs_of(a) -> list[Job]:
     def job(name: str, model: str, seed: int, ships: bool, cl_weight: float | None = None) -> Job:
         r = planned(a.world, model, a.budget, seed, cl_weight, a.share)
-        return Job(a.world, name + (f"-seed{seed}" if seed else ""), r, ships)
+        return Job(a.world, name + (f"-seed{seed}" if seed else ""), r, ships, LABELS[a.budget][a.world])
 
     jobs = [job(model, model, seed, not seed) for seed in a.seeds for model in a.models]
     weights = LAMBDAS if a.sweep == [] else a.sweep or []
@@ -66,13 +67,14 @@ def train(job: Job, runs: Path) -> None:
 
 
 def evaluate(job: Job, runs: Path) -> dict:
-    """Measure it beside the untrained network, once."""
-    out = RESULTS / f"{job.world}-{job.name}.json"
-    if not out.exists() or out.stat().st_mtime < (job.folder(runs) / "backbone.safetensors").stat().st_mtime:
-        words = ["-m", "lib.evaluation", "frozen", str(job.folder(runs)), "--out", os.path.relpath(out), "--device",
-                 job.recipe.device]
-        subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
-    return json.loads(out.read_text())
+    """Measure it beside the untrained network, frozen and fine-tuned, each once. -> what was measured frozen"""
+    frozen, finetuned = (RESULTS / f"{job.world}-{job.name}{end}.json" for end in ("", "-finetuned"))
+    few = [] if job.labels is None else ["--images", str(job.labels)]
+    for out, words in ((frozen, ["frozen"]), (finetuned, ["finetune", *few])):
+        if not out.exists() or out.stat().st_mtime < (job.folder(runs) / "backbone.safetensors").stat().st_mtime:
+            words += [str(job.folder(runs)), "--out", os.path.relpath(out), "--device", job.recipe.device]
+            subprocess.run([sys.executable, "-m", "lib.evaluation", *words], check=True, stdout=subprocess.DEVNULL)
+    return json.loads(frozen.read_text())
 
 
 def pack(job: Job, runs: Path, result: dict, folder: Path = zoo.FOLDER) -> None:
