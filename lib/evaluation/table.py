@@ -6,6 +6,7 @@ was written down. `python -m lib.evaluation.table` puts what was written down in
 import json
 from pathlib import Path
 
+from lib.errors import CourseError
 from lib.evaluation.yardsticks import measure
 from lib.models import zoo
 from lib.training.build import from_description
@@ -16,16 +17,24 @@ RESULTS = ROOT / "data" / "results"
 START, END = "<!-- measured -->\n", "<!-- end of measured -->"
 NAMES = {"supervised": "Supervised", "mocov3": "MoCo v3", "dino": "DINO", "simmim": "SimMIM", "mae": "MAE", "hybrid": "Hybrid",
          "untrained": "Untrained"}
-COLUMNS = {"knn": "k-NN", "linear": "linear", "texture": "texture", "ground": "ground", "x": "x (R²)", "y": "y (R²)",
+COLUMNS = {"knn": "k-NN", "linear": "linear", "finetuned": "fine-tuned", "texture": "texture", "ground": "ground", "x": "x (R²)", "y": "y (R²)",
            "miou": "object mIoU"}
 TOLERANCE = 0.005          # of a share: other libraries and processors turn a few images of thousands
 
 
-def written(world: str, name: str, folder: Path = RESULTS) -> dict:
-    """What data/results says of a network of a world: {"knn": {"value", "interval"}, ...}."""
-    if name == "untrained":
-        return json.loads((folder / "zoo" / f"{world}-{zoo.names(world)[0]}.json").read_text())["untrained"]
-    return json.loads((folder / "zoo" / f"{world}-{name}.json").read_text())["trained"]
+def written(world: str, name: str, kind: str = "trained", folder: Path = RESULTS) -> dict:
+    """What data/results says of a network of a world: {"knn": {"value", "interval"}, ...}, and "finetuned" if it was.
+
+    name: a checkpoint that ships, "untrained", or one that was measured only, as "hybrid-0.4" of the sweep over λ and
+    "mocov3-seed1". kind: "untrained" is its own control, a network of the same kind and pooling. Raises CourseError if there is no such measurement.
+    """
+    stem, kind = (zoo.names(world)[0], "untrained") if name == "untrained" else (name, kind)
+    path = folder / "zoo" / f"{world}-{stem}.json"
+    if not path.exists():
+        known = sorted(p.stem.removeprefix(f"{world}-") for p in path.parent.glob(f"{world}-*.json"))
+        raise CourseError(f"data/results has nothing of {name!r} in world {world!r}; there are {', '.join(known) or 'none'}")
+    found, tuned = json.loads(path.read_text())[kind], path.with_stem(f"{path.stem}-finetuned")
+    return found | ({"finetuned": json.loads(tuned.read_text())[kind]["finetuned"]} if tuned.exists() else {})
 
 
 def remeasure(world: str, name: str, device: str = "cpu") -> dict:
@@ -40,7 +49,7 @@ def cell(m: dict) -> str:
 
 def as_markdown(found: dict[str, dict]) -> str:
     """A line for each network; all numbers are percentages, with 95 % intervals over images."""
-    columns = [c for c in COLUMNS if c in next(iter(found.values()))]
+    columns = [c for c in COLUMNS if all(c in m for m in found.values())]
     lines = [f"| | {' | '.join(COLUMNS[c] for c in columns)} |", "|---" * (1 + len(columns)) + "|"]
     return "\n".join([*lines, *(f"| {NAMES.get(name, name)} | {' | '.join(cell(m[c]) for c in columns)} |"
                                 for name, m in found.items())]) + "\n"
@@ -61,7 +70,7 @@ def table(folder: Path = RESULTS) -> str:
     """Markdown: the shipped checkpoints of each world, then a line for each imagenette-*.json, trained beside untrained."""
     parts, shipped = [], zoo.manifest() if (zoo.FOLDER / "manifest.json").exists() else {}
     for world in dict.fromkeys(key.split("/")[0] for key in shipped):
-        found = {name: written(world, name, folder) for name in [*zoo.names(world), "untrained"]}
+        found = {name: written(world, name, folder=folder) for name in [*zoo.names(world), "untrained"]}
         parts.append(f"Checkpoints of world `{world}`:\n\n{as_markdown(found)}")
     lines = ["| | images seen | minutes | k-NN | k-NN, untrained | linear | linear, untrained |",
              "|---|---|---|---|---|---|---|"]

@@ -35,7 +35,7 @@ def test_rebuilt_table_says_where_it_differs(monkeypatch, tmp_path):
     (tmp_path / "zoo" / "shapes-mae.json").write_text(json.dumps({"trained": written, "untrained": written}))
     now = {"mae": written, "untrained": written | {"linear": {"value": 0.69, "interval": [0.6, 0.8]}}}
     monkeypatch.setattr(table_module, "RESULTS", tmp_path)
-    monkeypatch.setattr(table_module.written, "__defaults__", (tmp_path,))
+    monkeypatch.setattr(table_module.written, "__defaults__", ("trained", tmp_path))
     monkeypatch.setattr(table_module.zoo, "names", lambda *_: ["mae"])
     monkeypatch.setattr(table_module, "remeasure", lambda world, name, device: now[name])
     text = table_module.rebuild("shapes")
@@ -43,6 +43,23 @@ def test_rebuilt_table_says_where_it_differs(monkeypatch, tmp_path):
     assert text.endswith("DIFFERS: untrained linear: 0.6900 now, 0.7000 in data/results")
     now["untrained"] = written
     assert table_module.rebuild("shapes").endswith("agrees with data/results")
+
+
+def test_what_was_written_of_a_network(tmp_path, monkeypatch):
+    monkeypatch.setattr(table_module.zoo, "names", lambda *_: ["mae"])
+    (tmp_path / "zoo").mkdir()
+
+    def write(stem, **found):
+        (tmp_path / "zoo" / f"shapes-{stem}.json").write_text(json.dumps(found))
+
+    write("mae", trained={"knn": 1}, untrained={"knn": 2})
+    write("mae-finetuned", trained={"finetuned": 3}, untrained={"finetuned": 4})
+    write("hybrid-0.4", trained={"knn": 5}, untrained={"knn": 6})
+    assert table_module.written("shapes", "mae", folder=tmp_path) == {"knn": 1, "finetuned": 3}
+    assert table_module.written("shapes", "untrained", folder=tmp_path) == {"knn": 2, "finetuned": 4}
+    assert table_module.written("shapes", "hybrid-0.4", "untrained", tmp_path) == {"knn": 6}
+    with pytest.raises(table_module.CourseError, match="has nothing of 'dino' in world 'shapes'; there are hybrid-0.4, mae"):
+        table_module.written("shapes", "dino", folder=tmp_path)
 
 
 @pytest.mark.skipif(not (table_module.zoo.FOLDER / "manifest.json").exists(),
