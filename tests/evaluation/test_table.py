@@ -58,7 +58,7 @@ def test_what_was_written_of_a_network(tmp_path, monkeypatch):
     assert table_module.written("shapes", "mae", folder=tmp_path) == {"knn": 1, "finetuned": 3}
     assert table_module.written("shapes", "untrained", folder=tmp_path) == {"knn": 2, "finetuned": 4}
     assert table_module.written("shapes", "hybrid-0.4", "untrained", tmp_path) == {"knn": 6}
-    with pytest.raises(table_module.CourseError, match="has nothing of 'dino' in world 'shapes'; there are hybrid-0.4, mae"):
+    with pytest.raises(table_module.CourseError, match=r"has nothing of 'dino' in world 'shapes'; there are hybrid-0\.4, mae"):
         table_module.written("shapes", "dino", folder=tmp_path)
 
 
