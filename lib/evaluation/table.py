@@ -17,16 +17,17 @@ RESULTS = ROOT / "data" / "results"
 START, END = "<!-- measured -->\n", "<!-- end of measured -->"
 NAMES = {"supervised": "Supervised", "mocov3": "MoCo v3", "dino": "DINO", "simmim": "SimMIM", "mae": "MAE", "hybrid": "Hybrid",
          "untrained": "Untrained"}
-COLUMNS = {"knn": "k-NN", "linear": "linear", "finetuned": "fine-tuned", "texture": "texture", "ground": "ground", "x": "x (R²)", "y": "y (R²)",
-           "miou": "object mIoU"}
+COLUMNS = {"knn": "k-NN", "linear": "linear", "finetuned": "fine-tuned", "texture": "texture", "ground": "ground",
+           "x": "x (R²)", "y": "y (R²)", "miou": "object mIoU"}
 TOLERANCE = 0.005          # of a share: other libraries and processors turn a few images of thousands
 
 
 def written(world: str, name: str, kind: str = "trained", folder: Path = RESULTS) -> dict:
-    """What data/results says of a network of a world: {"knn": {"value", "interval"}, ...}, and "finetuned" if it was.
+    """What data/results says of a network of a world: {"knn": {"value", "interval"}, ...}, "finetuned" if it was.
 
     name: a checkpoint that ships, "untrained", or one that was measured only, as "hybrid-0.4" of the sweep over λ and
-    "mocov3-seed1". kind: "untrained" is its own control, a network of the same kind and pooling. Raises CourseError if there is no such measurement.
+    "mocov3-seed1". kind: "untrained" is its own control, a network of the same kind and pooling. Raises
+    CourseError if there is no such measurement.
     """
     stem, kind = (zoo.names(world)[0], "untrained") if name == "untrained" else (name, kind)
     path = folder / "zoo" / f"{world}-{stem}.json"
