@@ -6,7 +6,6 @@ untrained one of its kind, the negative control.
 import argparse
 import contextlib
 import json
-import os
 import shlex
 import sys
 from dataclasses import replace
@@ -25,7 +24,7 @@ from lib.evaluation.dense import OBJECT_MASKS, dense_probe
 from lib.evaluation.features import POOLINGS
 from lib.evaluation.linear import PROTOCOLS, published_probe
 from lib.evaluation.load import Subject, open_subject
-from lib.evaluation.report import write_report
+from lib.evaluation.report import check_out, write_report
 from lib.evaluation.robustness import MODES, noise_robustness
 from lib.evaluation.shape_bias import cue_conflict, read_categories, shapes_cue_conflict
 from lib.evaluation.table import rebuild
@@ -153,21 +152,6 @@ def parser_of(name: str) -> argparse.ArgumentParser:
         parser.add_argument("--stimuli", help="folder of Geirhos' cue-conflict stimuli; the conflicts of shapes if left out")
         parser.add_argument("--categories", help="JSON: Geirhos' 16 categories and the ImageNet classes of each")
     return parser
-
-
-def check_out(out: str | None) -> None:
-    """Told now, not after the work."""
-    if out == "":
-        raise CourseError("an empty name was given for --out; name a file")
-    if out:
-        try:
-            Path(out).parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CourseError(f"cannot write {out}: {error.strerror}; choose another --out") from None
-        if not os.access(Path(out).parent, os.W_OK):
-            raise CourseError(f"cannot write {out}: no permission to write in its folder; choose another --out")
-        if Path(out).is_dir():
-            raise CourseError(f"{out} is a folder; --out is the JSON file to write")
 
 
 def show(name: str, found: dict) -> None:

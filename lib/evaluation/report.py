@@ -1,5 +1,6 @@
 """What every measurement has in common: an interval over images, and a file that says how it was made."""
 import json
+import os
 import shutil
 import subprocess
 import time
@@ -58,6 +59,21 @@ def r_squared(predicted: Tensor, truth: Tensor) -> float:
 def bootstrap_r2(predicted: Tensor, truth: Tensor, draws: int = 2000) -> list[float]:
     """95 % interval over images of R²: predicted (N,), truth (N,) -> [low, high]. Raises CourseError."""
     return bootstrap_statistic(r_squared, predicted.cpu(), truth.cpu(), draws=draws)
+
+
+def check_out(out: str | None) -> None:
+    """Raises CourseError if a report cannot be written there: told before the work, not after it."""
+    if out == "":
+        raise CourseError("an empty name was given for --out; name a file")
+    if out:
+        try:
+            Path(out).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CourseError(f"cannot write {out}: {error.strerror}; choose another --out") from None
+        if not os.access(Path(out).parent, os.W_OK):
+            raise CourseError(f"cannot write {out}: no permission to write in its folder; choose another --out")
+        if Path(out).is_dir():
+            raise CourseError(f"{out} is a folder; --out is the JSON file to write")
 
 
 def commit() -> str:

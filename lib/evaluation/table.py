@@ -32,7 +32,8 @@ def written(world: str, name: str, kind: str = "trained", folder: Path = RESULTS
     stem, kind = (zoo.names(world)[0], "untrained") if name == "untrained" else (name, kind)
     path = folder / "zoo" / f"{world}-{stem}.json"
     if not path.exists():
-        known = sorted(p.stem.removeprefix(f"{world}-") for p in path.parent.glob(f"{world}-*.json"))
+        known = sorted(p.stem.removeprefix(f"{world}-") for p in path.parent.glob(f"{world}-*.json")
+                       if not p.stem.endswith(("-finetuned", "-curves")))
         raise CourseError(f"data/results has nothing of {name!r} in world {world!r}; there are {', '.join(known) or 'none'}")
     found, tuned = json.loads(path.read_text())[kind], path.with_stem(f"{path.stem}-finetuned")
     return found | ({"finetuned": json.loads(tuned.read_text())[kind]["finetuned"]} if tuned.exists() else {})

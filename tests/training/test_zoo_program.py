@@ -67,6 +67,8 @@ def test_from_training_to_the_manifest(tmp_path, monkeypatch, capsys):
     result = json.loads((tmp_path / "results" / "shapes-simmim.json").read_text())
     tuned = json.loads((tmp_path / "results" / "shapes-simmim-finetuned.json").read_text())
     assert " finetune --images 64 " in tuned["command"] and {"value", "interval"} <= set(tuned["trained"]["finetuned"])
+    inside = json.loads((tmp_path / "results" / "shapes-simmim-curves.json").read_text())
+    assert len(inside["trained"]["nmi"]["value"]) == len(zoo.load("simmim", "shapes", tmp_path / "checkpoints").blocks)
     assert f"knn {result['trained']['knn']['value']:.1%}" in said and entry["knn"] == result["trained"]["knn"]["value"]
     assert entry["recipe"]["objective"] == "simmim" and entry["command"].startswith("python -m lib.training simmim")
     assert {"commit", "device", "minutes", "first_loss", "last_loss", "linear", "seed", "data"} <= set(entry)

@@ -67,14 +67,16 @@ def train(job: Job, runs: Path) -> None:
 
 
 def evaluate(job: Job, runs: Path) -> dict:
-    """Measure it beside the untrained network, frozen and fine-tuned, each once. -> what was measured frozen"""
-    frozen, finetuned = (RESULTS / f"{job.world}-{job.name}{end}.json" for end in ("", "-finetuned"))
-    few = [] if job.labels is None else ["--images", str(job.labels)]
-    for out, words in ((frozen, ["frozen"]), (finetuned, ["finetune", *few])):
+    """Measure it beside the untrained network, each in a file of its own, once. -> what was measured frozen"""
+    few, folder = [] if job.labels is None else ["--images", str(job.labels)], str(job.folder(runs))
+    todo = {"": ["lib.evaluation", "frozen"], "-finetuned": ["lib.evaluation", "finetune", *few],
+            "-curves": ["lib.analysis", "curves"]}
+    for end, (module, *words) in todo.items():
+        out = RESULTS / f"{job.world}-{job.name}{end}.json"
         if not out.exists() or out.stat().st_mtime < (job.folder(runs) / "backbone.safetensors").stat().st_mtime:
-            words += [str(job.folder(runs)), "--out", os.path.relpath(out), "--device", job.recipe.device]
-            subprocess.run([sys.executable, "-m", "lib.evaluation", *words], check=True, stdout=subprocess.DEVNULL)
-    return json.loads(frozen.read_text())
+            words += [folder, "--out", os.path.relpath(out), "--device", job.recipe.device]
+            subprocess.run([sys.executable, "-m", module, *words], check=True, stdout=subprocess.DEVNULL)
+    return json.loads((RESULTS / f"{job.world}-{job.name}.json").read_text())
 
 
 def pack(job: Job, runs: Path, result: dict, folder: Path = zoo.FOLDER) -> None:

@@ -1,0 +1,54 @@
+"""Look inside a network: `python -m lib.analysis curves shapes/mocov3 --out x.json`.
+
+A network is a run's folder, a checkpoint that ships ("shapes/mocov3"), or "timm:" and a name. It is measured beside an
+untrained one of its kind, the negative control.
+"""
+import shlex
+import sys
+
+from lib import cli
+from lib.analysis.curves import curves
+from lib.data import open_source
+from lib.data.shapes import DIFFICULTIES
+from lib.errors import CourseError
+from lib.evaluation.load import open_subject
+from lib.evaluation.report import check_out, write_report
+from lib.training.trainer import pick_device
+
+
+def write_curves(arguments: list[str]) -> None:
+    parser = cli.Parser(prog="python -m lib.analysis curves", description="Attention, tokens and frequencies at every depth.")
+    parser.add_argument("network", help="a run's folder, a shipped checkpoint such as shapes/mocov3, or timm:NAME")
+    parser.add_argument("--data", help="a set or folder; that of the training if left out")
+    parser.add_argument("--difficulty", choices=tuple(DIFFICULTIES), help="of shapes, if not that of the training")
+    parser.add_argument("--images", type=int, default=500, help="of the validation split, evenly spread over the set")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to run")
+    parser.add_argument("--out", help="a JSON file to write")
+    a = parser.parse_args(arguments)
+    check_out(a.out)
+    subject, device = open_subject(a.network), pick_device(a.device)
+    data, difficulty = a.data or subject.data, a.difficulty or subject.difficulty
+    if data is None:
+        raise CourseError("--data is needed: nothing says what this network is to be shown")
+    source = open_source(data, "val", subject.size, limit=a.images, difficulty=difficulty)
+    result = {"network": a.network, "recipe": subject.recipe, "data": data, "images": len(source)}
+    for kind in ("trained", "untrained"):
+        result[kind] = curves(getattr(subject, "backbone" if kind == "trained" else kind).to(device), source)
+        for name, found in result[kind].items():
+            print(f"{kind:>9} {name:>20}: {' '.join(f'{value:.3g}' for value in found['value'])}", flush=True)
+    if a.out:
+        write_report(a.out, result, command=f"python -m lib.analysis {shlex.join(sys.argv[1:])}", seeds=[], device=device)
+
+
+def main() -> None:
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["curves"]:
+        return write_curves(arguments[1:])
+    if not arguments or arguments[:1] in (["-h"], ["--help"]):
+        return print(__doc__ + "\n  curves   attention, tokens and frequencies at every depth\n\n"
+                     "It has a --help of its own: python -m lib.analysis curves --help")
+    raise CourseError(f"there is no {arguments[0]!r}; choose curves")
+
+
+if __name__ == "__main__":
+    cli.main(main)
