@@ -63,6 +63,13 @@ def show(figure: Figure, alt: str) -> None:
     image, and axes that are switched off, need none.
     Raises CourseError if the text or a label is missing.
     """
+    check_readable(figure, alt)
+    display({"image/png": base64.b64encode(png_of(figure)).decode(), "text/plain": alt},
+            metadata={"image/png": {"alt": alt}}, raw=True)
+
+
+def check_readable(figure: Figure, alt: str) -> None:
+    """Raises CourseError unless the figure has alt text, and its axes have labels where they need them."""
     if len(alt.strip()) < 20:
         raise CourseError(f"the alt text {alt!r} is too short: say in at least 20 characters what the figure shows")
     for axes in figure.axes:
@@ -74,11 +81,14 @@ def show(figure: Figure, alt: str) -> None:
             if (axes.lines or axes.collections or axes.patches) and not _has_label(axes, x_or_y):
                 raise CourseError(f"the axes {axes.get_title()!r} have no {x_or_y} label: "
                                   f"call axes.set_{x_or_y}label with the quantity and its unit")
+
+
+def png_of(figure: Figure) -> bytes:
+    """The figure as a PNG; the figure is closed."""
     png = io.BytesIO()
     figure.savefig(png, format="png", metadata={"Software": None})               # no version of matplotlib in the file
     plt.close(figure)
-    display({"image/png": base64.b64encode(png.getvalue()).decode(), "text/plain": alt},
-            metadata={"image/png": {"alt": alt}}, raw=True)
+    return png.getvalue()
 
 
 def image_grid(images: Tensor, titles: list[str] | None = None, rows: int = 1) -> Figure:
