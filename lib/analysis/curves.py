@@ -3,6 +3,9 @@
 `python -m lib.analysis curves shapes/mocov3 --out x.json` writes them; chapters and claims read such files of networks whose
 weights do not ship.
 """
+import json
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +14,7 @@ from lib.analysis.fourier import Frequencies
 from lib.analysis.recording import mean_and_error, record
 from lib.errors import CourseError
 
+RESULTS = Path(__file__).parents[2] / "data" / "results" / "zoo"
 # What a curve is of -> the depth of its first point. Attention is of blocks, from 1; tokens are at depths, from 0.
 CURVES = {"distance": 1, "entropy": 1, "nmi": 1, "prefix_mass": 1, "head_similarity": 1, "token_similarity": 0,
           "delta_log_amplitude": 0}
@@ -35,3 +39,15 @@ def curve(values: Tensor, first: int) -> dict[str, list[float]]:
     mean, error = mean_and_error(values)                                           # (depths,), (depths,)
     return {"depth": torch.arange(first, first + len(mean)).tolist(), "value": mean.tolist(),
             "low": (mean - 1.96 * error).tolist(), "high": (mean + 1.96 * error).tolist()}
+
+
+def written(world: str, name: str, kind: str = "trained", folder: Path = RESULTS) -> dict[str, dict[str, list[float]]]:
+    """The curves that data/results holds of a network of a world, such as ("shapes", "hybrid-0.4"), as `curves` gives them.
+
+    kind: "trained", or "untrained" for its control. Raises CourseError if there are none of this name.
+    """
+    path = folder / f"{world}-{name}-curves.json"
+    if not path.exists():
+        known = sorted(p.stem.removeprefix(f"{world}-").removesuffix("-curves") for p in folder.glob(f"{world}-*-curves.json"))
+        raise CourseError(f"data/results has no curves of {name!r} in world {world!r}; there are {', '.join(known) or 'none'}")
+    return json.loads(path.read_text())[kind]

@@ -9,7 +9,7 @@ import torch
 from lib import cli
 from lib.analysis import __main__ as program
 from lib.analysis.attention import AttentionStatistics
-from lib.analysis.curves import CURVES, curve, curves
+from lib.analysis.curves import CURVES, curve, curves, written
 from lib.analysis.fourier import Frequencies
 from lib.analysis.recording import record
 from lib.data import Shapes
@@ -62,6 +62,11 @@ def test_the_command_writes_them_beside_the_control(tmp_path, monkeypatch, capsy
     assert run(monkeypatch, "curves", "shapes/mocov3", "--images", "4", "--out", str(out)) == 0
     result = json.loads(out.read_text())
     assert result["images"] == 4 and result["command"].startswith("python -m lib.analysis curves shapes/mocov3")
+    out.rename(tmp_path / "shapes-mocov3-curves.json")
+    assert written("shapes", "mocov3", folder=tmp_path) == result["trained"]
+    assert written("shapes", "mocov3", "untrained", tmp_path) == result["untrained"]
+    with pytest.raises(CourseError, match="no curves of 'dino' in world 'shapes'; there are mocov3$"):
+        written("shapes", "dino", folder=tmp_path)
     assert result["trained"]["nmi"]["value"] != result["untrained"]["nmi"]["value"]
     assert "trained                  nmi: " in capsys.readouterr().out
 
