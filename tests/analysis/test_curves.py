@@ -65,7 +65,7 @@ def test_the_command_writes_them_beside_the_control(tmp_path, monkeypatch, capsy
     out.rename(tmp_path / "shapes-mocov3-curves.json")
     assert written("shapes", "mocov3", folder=tmp_path) == result["trained"]
     assert written("shapes", "mocov3", "untrained", tmp_path) == result["untrained"]
-    with pytest.raises(CourseError, match="no curves of 'dino' in world 'shapes'; there are mocov3$"):
+    with pytest.raises(CourseError, match=r"no curves of 'dino' in world 'shapes'; there are mocov3$"):
         written("shapes", "dino", folder=tmp_path)
     assert result["trained"]["nmi"]["value"] != result["untrained"]["nmi"]["value"]
     assert "trained                  nmi: " in capsys.readouterr().out
