@@ -208,6 +208,144 @@ class Similarity(NamedTuple):
         return Similarity([self.rows[k] for k in i], [self.columns[k] for k in j], self.values[i][:, j])
 
 
+def minibatches(total: int, images: int | None, batch_size: int, seed: int, biased: bool = False) -> list[Tensor]:
+    """Numbers of the images of this process's minibatches, in the order that the seed draws.
+
+    Raises CourseError for more images than there are, for minibatches too small for the estimator, and for more processes
+    than minibatches.
+    """
+    images = total if images is None else images
+    if not 0 < images <= total:
+        raise CourseError(f"{images} images of {total}; take at least one and at most all of them")
+    check_images(batch_size, biased)
+    batches = permutation(combine("similarity", seed), total)[:images].tensor_split(-(-images // batch_size))
+    check_images(len(batches[-1]), biased)
+    if len(batches) < distributed.world_size():
+        raise CourseError(f"{len(batches)} minibatches for {distributed.world_size()} processes; each needs at least one")
+    return list(batches[distributed.rank()::distributed.world_size()])
+
+
+def similarity(first: Representations, second: Representations | None = None, images: int | None = None,
+               batch_size: int = 256, seed: int = 0, biased: bool = False) -> Similarity:
+    """CKA of all layers of the first with all layers of the second, or of the first with themselves.
+
+    images: how many, drawn by the seed without replacement; all if None. They are shared out into minibatches of at most
+    `batch_size`, none smaller than another by more than one, in an order drawn by the seed: a source is often sorted by class,
+    and minibatches of one class each would say how layers arrange that class. The standard deviation between independent layers
+    and k minibatches of n is at most sqrt(2 / (n (n - 1) k)). With several processes, each takes every so-many-th minibatch.
+    Raises CourseError for too few images, for sources that differ in length or labels, and where network and source do not fit.
+    """
+    total, sides = len(first.source), [first] if second is None else [first, second]
+    if sides[-1].source is not first.source:
+        labels = [side.source.labels(torch.arange(len(side.source))) for side in sides]
+        if not torch.equal(*labels):
+            raise CourseError(f"the sources, of {len(labels[0])} and {len(labels[1])} images, differ in length or order of "
+                              "labels; CKA needs the same images in the same order: open both with the same split")
+    cka = CKA(biased)
+    cka.update([gram(x)], [gram(y)])
+    return cka.compute().item()
+
+
+# ----------------------------------------------------------------------------------------------------- what is compared
+
+def examples(activation: Tensor, prefix: int = 0, pooling: str | int = "flat", control: str | None = None) -> Tensor:
+    """One representation for each image: (B, N, D), (B, D) or maps (B, C, rows, columns) -> (B, tokens, D).
+
+    prefix: how many tokens, CLS first, come before the patches. pooling: one of POOLINGS, or the number of a patch (or place in
+    a map), row by row from 0. control: one of CONTROLS. Raises CourseError if there is no such pooling, patch or control.
+    """
+    if activation.ndim not in (2, 3, 4):
+        raise CourseError(f"an activation {tuple(activation.shape)}, expected (B, D), (B, N, D) or (B, C, rows, columns)")
+    if control not in CONTROLS:
+        raise CourseError(f"there is no control {control!r}; choose one of {', '.join(map(str, CONTROLS))}")
+    tokens = activation.flatten(2).mT if activation.ndim == 4 else activation.view(len(activation), -1, activation.shape[-1])
+    patches = tokens.shape[1] - prefix
+    if pooling == "cls" and not prefix:
+        raise CourseError("there is no CLS token here; choose the pooling mean or flat")
+    if isinstance(pooling, int) and pooling in range(patches):
+        tokens = tokens[:, prefix + pooling, None]
+    elif pooling in POOLINGS:
+        tokens = {"flat": tokens, "cls": tokens[:, :1], "mean": tokens[:, prefix:]}[pooling]
+    else:
+        raise CourseError(f"there is no pooling {pooling!r}; choose one of {', '.join(POOLINGS)}, or a patch from 0 to "
+                          f"{patches - 1}")
+    if control == "tokens":
+        tokens = F.layer_norm(widen(tokens), tokens.shape[-1:], eps=1e-6)
+    if pooling == "mean":
+        tokens = widen(tokens).mean(1, keepdim=True)
+    if control == "channels":
+        tokens = widen(tokens) - widen(tokens).mean(0)
+        deviation = tokens.square().mean((0, 1)).sqrt()                            # (D,)
+        tokens = tokens / torch.where(deviation > 0, deviation, 1.0)
+    return tokens
+
+
+class Grams:
+    """Collects {name: Gram matrix (n, n)} of all parts, in the order in which they come, from a single minibatch."""
+    reads = "parts"
+
+    def __init__(self, prefix: int, pooling: str | int, control: str | None):
+        self.prefix, self.pooling, self.control, self.found = prefix, pooling, control, {}
+
+    def update(self, name: str, activation: Tensor) -> None:
+        prefix = self.prefix if activation.ndim == 3 else 0
+        self.found[name] = gram(examples(activation, prefix, self.pooling, self.control))
+
+
+@dataclass(frozen=True)
+class Representations:
+    """What a network gives for the images of a source.
+
+    modules: {name: module} to read, in that order, of any network: `{"stage1": resnet.layer1, ...}`. Without them the
+    network is a timm-style ViT and all its parts are read, see `lib.analysis.recording.part_names`. uint8 images are
+    normalised, float images are taken as they come. pooling and control: see `examples`.
+    """
+    network: nn.Module
+    source: object
+    modules: dict[str, nn.Module] | None = None
+    pooling: str | int = "flat"
+    control: str | None = None
+
+    def grams(self, indices: Tensor) -> dict[str, Tensor]:
+        """{name: Gram matrix (n, n)} of images by their numbers (n,). Raises CourseError as `record` and `examples` do."""
+        images, where = self.source.images(indices), f"a minibatch of {getattr(self.source, 'name', 'the source')}"
+        metric = Grams(getattr(self.network, "num_prefix_tokens", 0), self.pooling, self.control)
+        if self.modules is None:
+            observe(self.network, images, [metric], layout_of(self.network, images), where)
+            return metric.found
+        observe_modules(self.network, self.modules, images, [metric], where)
+        return {name: metric.found[name] for name in self.modules}
+
+
+class Similarity(NamedTuple):
+    """A heat map: `values[i, j]` is the CKA of the layers `rows[i]` and `columns[j]`, from the first layer to the last."""
+    rows: list[str]
+    columns: list[str]
+    values: Tensor                    # (rows, columns) float64
+
+    def only(self, pattern: str) -> "Similarity":
+        """The layers whose whole name matches a regular expression: ".*fc1", or "block[0-9]+" for the ends of blocks."""
+        i, j = ([k for k, name in enumerate(names) if re.fullmatch(pattern, name)] for names in (self.rows, self.columns))
+        return Similarity([self.rows[k] for k in i], [self.columns[k] for k in j], self.values[i][:, j])
+
+
+def minibatches(total: int, images: int | None, batch_size: int, seed: int, biased: bool = False) -> list[Tensor]:
+    """Numbers of the images of this process's minibatches, in the order that the seed draws.
+
+    Raises CourseError for more images than there are, for minibatches too small for the estimator, and for more processes
+    than minibatches.
+    """
+    images = total if images is None else images
+    if not 0 < images <= total:
+        raise CourseError(f"{images} images of {total}; take at least one and at most all of them")
+    check_images(batch_size, biased)
+    batches = permutation(combine("similarity", seed), total)[:images].tensor_split(-(-images // batch_size))
+    check_images(len(batches[-1]), biased)
+    if len(batches) < distributed.world_size():
+        raise CourseError(f"{len(batches)} minibatches for {distributed.world_size()} processes; each needs at least one")
+    return list(batches[distributed.rank()::distributed.world_size()])
+
+
 def similarity(first: Representations, second: Representations | None = None, images: int | None = None,
                batch_size: int = 256, seed: int = 0, biased: bool = False) -> Similarity:
     """CKA of all layers of the first with all layers of the second, or of the first with themselves.
@@ -234,7 +372,7 @@ def similarity(first: Representations, second: Representations | None = None, im
     if len(batches) < distributed.world_size():
         raise CourseError(f"{len(batches)} minibatches for {distributed.world_size()} processes; each needs at least one")
     cka = CKA(biased)
-    for batch in batches[distributed.rank()::distributed.world_size()]:
+    for batch in minibatches(total, images, batch_size, seed, biased):
         grams = [side.grams(batch) for side in sides]
         cka.update(*(list(layers.values()) for layers in grams))
         names = [list(layers) for layers in grams]
