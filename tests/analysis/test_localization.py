@@ -11,8 +11,8 @@ from torch import nn
 
 from lib import distributed
 from lib.analysis.localization import Localization, localization
-from lib.analysis.places import image_patches, minibatches
-from lib.analysis.similarity import Representations, similarity
+from lib.analysis.places import image_patches
+from lib.analysis.similarity import Representations, minibatches, similarity
 from lib.data.shapes import Shapes
 from lib.data.views import normalize
 from lib.errors import CourseError
