@@ -30,7 +30,7 @@ _CPU_MODEL = {
     "hybrid": dict(momentum=0.95, crop_min=0.5, hidden=512, dim=128),
 }
 _CPU_EPOCHS = {
-    "shapes": {"supervised": 4, "mocov3": 2, "dino": 2, "simmim": 10, "mae": 16, "hybrid": 2},
+    "shapes": {"supervised": 4, "mocov3": 8, "dino": 8, "simmim": 10, "mae": 16, "hybrid": 8},
     "imagenette": {"supervised": 12, "mocov3": 8, "dino": 6, "simmim": 24, "mae": 40, "hybrid": 6},
 }
 # Labelled images that fine-tuning gets, None for all: few where the CPU must be done in minutes.
