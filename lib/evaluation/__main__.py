@@ -1,4 +1,4 @@
-"""Evaluate a network: `python -m lib.evaluation frozen runs/x --out data/results/x.json`, and five more yardsticks.
+"""Evaluate a network: `python -m lib.evaluation frozen runs/x --out data/results/x.json`, and six more yardsticks.
 
 A network is a run's folder, a checkpoint that ships ("shapes/mocov3"), or "timm:" and a name. It is measured beside an
 untrained one of its kind, the negative control.
@@ -21,6 +21,7 @@ from lib.errors import CourseError
 from lib.evaluation import finetune as tuning
 from lib.evaluation.classifier import LinearClassifier
 from lib.evaluation.dense import OBJECT_MASKS, dense_probe
+from lib.evaluation.depths import by_depth
 from lib.evaluation.features import POOLINGS
 from lib.evaluation.linear import PROTOCOLS, published_probe
 from lib.evaluation.load import Subject, open_subject
@@ -28,7 +29,7 @@ from lib.evaluation.report import check_out, write_report
 from lib.evaluation.robustness import MODES, noise_robustness
 from lib.evaluation.shape_bias import cue_conflict, read_categories, shapes_cue_conflict
 from lib.evaluation.table import rebuild
-from lib.evaluation.yardsticks import measure, share
+from lib.evaluation.yardsticks import COUNTS, measure, share
 from lib.training.build import from_description
 from lib.training.recipes import command
 from lib.training.settings import Recipe
@@ -81,6 +82,13 @@ def finetune(a, subject: Subject, backbone) -> dict:
     return {"finetuned": share(tuned.predictions == val.labels(torch.arange(len(val)))), "history": tuned.history}
 
 
+def depths(a, subject: Subject, backbone) -> dict:
+    limits = COUNTS if a.data == "shapes" else {"train": None, "val": None}
+    limits = limits if a.images is None else limits | {"train": a.images}
+    return by_depth(backbone, *(open_source(a.data, split, subject.size, limit=limit, difficulty=a.difficulty)
+                                for split, limit in limits.items()), None if a.depth is None else [a.depth])
+
+
 def dense(a, subject: Subject, backbone) -> dict:
     if a.pairs:
         train, val = (PairFolder(a.pairs, split, subject.size) for split in ("train", "val"))
@@ -112,9 +120,10 @@ def shape_bias(a, subject: Subject, backbone) -> dict:
                         device=pick_device(a.device))
 
 
-MEASURES = {"frozen": frozen, "finetune": finetune, "dense": dense, "noise": noise, "shape-bias": shape_bias}
+MEASURES = {"frozen": frozen, "depths": depths, "finetune": finetune, "dense": dense, "noise": noise, "shape-bias": shape_bias}
 ABOUT = {
     "frozen": "k-NN and linear probe of frozen features; in shapes also texture, ground, position and segmentation.",
+    "depths": "k-NN and linear probe after every block, for CLS and for the mean of the patches.",
     "finetune": "Fine-tune the whole network on the labels.",
     "dense": "Linear segmentation on frozen patch tokens.",
     "noise": "Accuracy of a linear probe under noise of one frequency band at a time.",
@@ -161,6 +170,10 @@ def show(name: str, found: dict) -> None:
             value = next(m[k] for k in ("value", "accuracy", "shape_bias") if k in m)
             print(f"{name:>9} {measure_name:>10}: {value:.3f}  (95 % interval over images {m['interval'][0]:.3f} to "
                   f"{m['interval'][1]:.3f})", flush=True)
+    for pooling in [k for k in ("cls", "mean") if k in found]:
+        for place, depth in enumerate(found["depth"]):
+            scores = ", ".join(f"{probe} {found[pooling][probe][place]['value']:.3f}" for probe in ("knn", "linear"))
+            print(f"{name:>9} {pooling:>4} after block {depth:2}: {scores}", flush=True)
     for band in found.get("bands", []):
         print(f"{name:>9} noise at {band['centre']:.2f} rad: accuracy {band['accuracy']:.3f}, drop {band['drop']:.3f}")
     if found.get("interval"):

@@ -33,7 +33,7 @@ def written(world: str, name: str, kind: str = "trained", folder: Path = RESULTS
     path = folder / "zoo" / f"{world}-{stem}.json"
     if not path.exists():
         known = sorted(p.stem.removeprefix(f"{world}-") for p in path.parent.glob(f"{world}-*.json")
-                       if not p.stem.endswith(("-finetuned", "-curves")))
+                       if not p.stem.endswith(("-finetuned", "-depths", "-curves")))
         raise CourseError(f"data/results has nothing of {name!r} in world {world!r}; there are {', '.join(known) or 'none'}")
     found, tuned = json.loads(path.read_text())[kind], path.with_stem(f"{path.stem}-finetuned")
     return found | ({"finetuned": json.loads(tuned.read_text())[kind]["finetuned"]} if tuned.exists() else {})

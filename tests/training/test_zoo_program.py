@@ -60,6 +60,7 @@ def test_from_training_to_the_manifest(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(zoo, "FOLDER", tmp_path / "checkpoints")
     monkeypatch.setattr(program.pack, "__defaults__", (tmp_path / "checkpoints",))
     monkeypatch.setitem(program.LABELS["gpu"], "shapes", 64)
+    monkeypatch.setitem(program.EVALUATIONS, "-depths", ["lib.evaluation", "depths", "--images", "100"])
     command = ("--models", "simmim", "--runs", str(tmp_path / "runs"))
     assert run(*command) == 0
     said = capsys.readouterr().out
@@ -67,6 +68,8 @@ def test_from_training_to_the_manifest(tmp_path, monkeypatch, capsys):
     result = json.loads((tmp_path / "results" / "shapes-simmim.json").read_text())
     tuned = json.loads((tmp_path / "results" / "shapes-simmim-finetuned.json").read_text())
     assert " finetune --images 64 " in tuned["command"] and {"value", "interval"} <= set(tuned["trained"]["finetuned"])
+    depths = json.loads((tmp_path / "results" / "shapes-simmim-depths.json").read_text())["trained"]
+    assert len(depths["mean"]["knn"]) == len(depths["depth"])
     inside = json.loads((tmp_path / "results" / "shapes-simmim-curves.json").read_text())
     assert len(inside["trained"]["nmi"]["value"]) == len(zoo.load("simmim", "shapes", tmp_path / "checkpoints").blocks)
     assert f"knn {result['trained']['knn']['value']:.1%}" in said and entry["knn"] == result["trained"]["knn"]["value"]

@@ -27,6 +27,9 @@ from lib.training.zoo import LABELS, LAMBDAS, MODELS, WORLDS, planned
 
 RESULTS = Path(__file__).parents[3] / "data" / "results" / "zoo"
 LARGEST = 12_000_000                                               # bytes of a checkpoint
+# What is measured of each: the end of the file's name -> the command.
+EVALUATIONS = {"": ["lib.evaluation", "frozen"], "-finetuned": ["lib.evaluation", "finetune"],
+               "-depths": ["lib.evaluation", "depths"], "-curves": ["lib.analysis", "curves"]}
 
 
 @dataclass(frozen=True)
@@ -69,13 +72,12 @@ def train(job: Job, runs: Path) -> None:
 def evaluate(job: Job, runs: Path) -> dict:
     """Measure it beside the untrained network, each in a file of its own, once. -> what was measured frozen"""
     few, folder = [] if job.labels is None else ["--images", str(job.labels)], str(job.folder(runs))
-    todo = {"": ["lib.evaluation", "frozen"], "-finetuned": ["lib.evaluation", "finetune", *few],
-            "-curves": ["lib.analysis", "curves"]}
-    for end, (module, *words) in todo.items():
+    for end, words in EVALUATIONS.items():
+        words = [*words, *(few if end == "-finetuned" else []), folder]
         out = RESULTS / f"{job.world}-{job.name}{end}.json"
         if not out.exists() or out.stat().st_mtime < (job.folder(runs) / "backbone.safetensors").stat().st_mtime:
-            words += [folder, "--out", os.path.relpath(out), "--device", job.recipe.device]
-            subprocess.run([sys.executable, "-m", module, *words], check=True, stdout=subprocess.DEVNULL)
+            words += ["--out", os.path.relpath(out), "--device", job.recipe.device]
+            subprocess.run([sys.executable, "-m", *words], check=True, stdout=subprocess.DEVNULL)
     return json.loads((RESULTS / f"{job.world}-{job.name}.json").read_text())
 
 
