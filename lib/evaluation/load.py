@@ -1,4 +1,4 @@
-"""What is evaluated, by name: a run of ours, a checkpoint that ships with the course, or a ViT of timm."""
+"""What is evaluated, by name: a run of ours, a checkpoint that ships with the course, an official one, or a ViT of timm."""
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import timm
 from torch import nn
 
 from lib.errors import CourseError
-from lib.models import zoo
+from lib.models import official, zoo
 from lib.models.vit import ViT
 from lib.training.build import build, from_description
 from lib.training.checkpoint import read_export
@@ -27,10 +27,13 @@ class Subject:
 
 
 def open_subject(name: str) -> Subject:
-    """A run's folder or its backbone.safetensors; "world/name" of a shipped checkpoint, such as shapes/mocov3; or "timm:" and
-    a name that timm knows, whose weights timm downloads. Raises CourseError for another name."""
+    """A run's folder or its backbone.safetensors; "world/name" of a shipped checkpoint, such as shapes/mocov3; "official:" and
+    a name of `lib.models.official`, such as official:mocov3-vitb16; or "timm:" and a name that timm knows. The last two are
+    downloaded on first use. Raises CourseError for another name."""
     if name.startswith("timm:"):
         return _timm(name.removeprefix("timm:"))
+    if name.startswith("official:"):
+        return _official(name.removeprefix("official:"))
     world, _, model = name.partition("/")
     if not Path(name).exists() and f"{world}/{model}" in (zoo.manifest() if zoo.FOLDER.exists() else {}):
         recipe = from_description(zoo.manifest()[name]["recipe"])
@@ -41,6 +44,12 @@ def open_subject(name: str) -> Subject:
 
 def _ours(backbone: ViT, untrained: ViT, recipe: Recipe) -> Subject:
     return Subject(backbone, untrained, recipe.image_size, recipe.data, recipe.difficulty, recipe.pooling, describe(recipe))
+
+
+def _official(name: str) -> Subject:
+    backbone, checkpoint = official.load(name), official.known(name)
+    return Subject(backbone, official.untrained(name), checkpoint.size.image_size, None, "medium", checkpoint.pooling,
+                   {"official": name, "address": checkpoint.address, "sha256": official.check(name)["sha256"]})
 
 
 def _timm(name: str) -> Subject:

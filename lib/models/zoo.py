@@ -1,7 +1,7 @@
 """Checkpoints that ship with the course: `zoo.load("mocov3", world="shapes")` is a network ready to be looked at.
 
 `data/checkpoints` holds a safetensors file for each, in half precision, and `manifest.json`, which says of each how it was
-trained, on what, and how good it is.
+trained, on what, and how good it is. `zoo.load("mocov3-vitb16")` is an official checkpoint instead: see `lib.models.official`.
 """
 import hashlib
 import json
@@ -12,6 +12,7 @@ from safetensors.torch import load as read_safetensors
 from torch import Tensor
 
 from lib.errors import CourseError
+from lib.models import official
 from lib.models.vit import ViT, create, init_xavier
 
 FOLDER = Path(__file__).parents[2] / "data" / "checkpoints"
@@ -58,7 +59,10 @@ def load(name: str, world: str = "shapes", folder: Path = FOLDER) -> ViT:
     """A trained backbone in eval mode, on the CPU; its images are in [0, 1], normalised with ImageNet's mean and std.
 
     "untrained" is a network like the world's others before its first step, the negative control of every comparison.
+    A name in `official.CHECKPOINTS` is a network of the papers, whatever the world; it is downloaded on first use.
     """
+    if name in official.CHECKPOINTS:
+        return official.load(name)
     if name == "untrained":
         return untrained(world, folder=folder)
     tensors = weights(name, world, folder)
