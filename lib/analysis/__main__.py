@@ -1,7 +1,7 @@
 """Look inside a network: `python -m lib.analysis curves shapes/mocov3 --out x.json`.
 
-A network is a run's folder, a checkpoint that ships ("shapes/mocov3"), an official one ("official:mocov3-vitb16") or "timm:" and
-a name. It is measured beside an untrained one of its kind, the negative control.
+A network is a run's folder, a checkpoint that ships ("shapes/mocov3"), an official one ("official:mocov3-vitb16") or "timm:"
+and a name. It is measured beside an untrained one of its kind, the negative control.
 """
 import shlex
 import sys
@@ -18,7 +18,7 @@ from lib.training.trainer import pick_device
 
 def write_curves(arguments: list[str]) -> None:
     parser = cli.Parser(prog="python -m lib.analysis curves", description="Attention, tokens and frequencies at every depth.")
-    parser.add_argument("network", help="a run's folder, a shipped checkpoint (shapes/mocov3), official:NAME or timm:NAME")
+    parser.add_argument("network", help="a run's folder, a shipped one (shapes/mocov3), official:NAME or timm:NAME")
     parser.add_argument("--data", help="a set or folder; that of the training if left out")
     parser.add_argument("--difficulty", choices=tuple(DIFFICULTIES), help="of shapes, if not that of the training")
     parser.add_argument("--images", type=int, default=500, help="of the validation split, evenly spread over the set")

@@ -1,7 +1,7 @@
 """Evaluate a network: `python -m lib.evaluation frozen runs/x --out data/results/x.json`, and six more yardsticks.
 
-A network is a run's folder, a checkpoint that ships ("shapes/mocov3"), an official one ("official:mocov3-vitb16") or "timm:" and
-a name. It is measured beside an untrained one of its kind, the negative control.
+A network is a run's folder, a checkpoint that ships ("shapes/mocov3"), an official one ("official:mocov3-vitb16") or "timm:"
+and a name. It is measured beside an untrained one of its kind, the negative control.
 """
 import argparse
 import contextlib
@@ -136,7 +136,7 @@ ABOUT = {
 
 def parser_of(name: str) -> argparse.ArgumentParser:
     parser = cli.Parser(prog=f"python -m lib.evaluation {name}", description=ABOUT[name])
-    parser.add_argument("network", help="a run's folder, a shipped checkpoint (shapes/mocov3), official:NAME or timm:NAME")
+    parser.add_argument("network", help="a run's folder, a shipped one (shapes/mocov3), official:NAME or timm:NAME")
     parser.add_argument("--data", help="a set or folder; that of the training if left out")
     parser.add_argument("--difficulty", choices=tuple(DIFFICULTIES), help="of shapes, if not that of the training")
     parser.add_argument("--pooling", choices=POOLINGS, help="the objective's own if left out: cls for mocov3, mean for simmim")
