@@ -1,0 +1,198 @@
+"""The attention explorer: point at a patch, and every model shows at once where that patch looks.
+
+`explore(images, {"CL": vit, "MIM": vit})` computes the attention of all blocks and heads and sends it to the browser once,
+a byte for each query and patch. From then on the pointer needs no kernel. Python sees and sets what is shown:
+`explorer.query = 27`, `explorer.layer = 12`, `explorer.head = "mean"`.
+"""
+import io
+from pathlib import Path
+
+import anywidget
+import numpy as np
+import torch
+import traitlets
+from PIL import Image
+from torch import Tensor, nn
+
+from lib.analysis.attention import attention_maps, patch_distances
+from lib.analysis.recording import layout_of
+from lib.errors import CourseError
+from lib.viz.checks import check_attention, check_images, check_size
+from lib.viz.gallery import gallery
+from lib.viz.heads import head_statistics, rank
+from lib.viz.page import write_page
+from lib.viz.plots import COLORS
+from lib.viz.quantized import quantize
+from lib.viz.still import still
+
+HERE = Path(__file__).parent
+
+
+def explore(images: Tensor | None = None, models: dict[str, nn.Module] | None = None,
+            names: list[str] | None = None) -> "AttentionExplorer":
+    """An explorer of the attention of several models, side by side.
+
+    images: uint8 (B, 3, H, W), the default gallery of shapes and photographs if None. models: {label: timm-style ViT}, all
+    with the same grid of patches; they run in eval mode. names: what to call the images.
+    Raises CourseError for images or models that do not fit, for attention that is not finite, and if there is too much.
+    """
+    if not isinstance(models, dict) or not models:
+        raise CourseError('explore needs at least one model: give models={"label": network}')
+    if images is None:
+        size = getattr(getattr(next(iter(models.values())), "patch_embed", None), "img_size", None) or (224, 224)
+        pictures = gallery(size[0])
+        images, names = torch.stack(list(pictures.values())), list(pictures)
+    images = check_images(images)
+    layouts = {label: layout_of(model, images) for label, model in models.items()}
+    first, layout = next(iter(layouts.items()))
+    for label, other in layouts.items():
+        if other.grid != layout.grid:
+            raise CourseError(f"{first!r} sees {layout.grid[0]} x {layout.grid[1]} patches and {label!r} {other.grid[0]} x "
+                              f"{other.grid[1]}; models side by side need the same grid")
+    patches = layout.grid[0] * layout.grid[1]
+    heads = sum(sum(block.attn.num_heads for block in model.blocks) for model in models.values())
+    check_size(len(images) * heads * (patches + 1) * patches, len(images))
+    attention = {label: attention_maps(model, images).cpu() for label, model in models.items()}
+    return AttentionExplorer(images, attention, layout.grid, names)
+
+
+class AttentionExplorer(anywidget.AnyWidget):
+    """The explorer of attention that is at hand already: {label: (L, B, H, N, N)}, rows are queries and sum to 1.
+
+    grid: rows and columns of patches, the last tokens; the first of any tokens before them is CLS.
+    Traits, each seen and set from Python and linkable to any ipywidget: `query` (patch from 0, row by row; -1 is CLS),
+    `layer` and `head` (from 1; head also "mean" or "all"), `image` (from 0), `overlay` (0 to 1), `scale` ("own": each map
+    is as bright as its brightest patch, "shared": one scale for all models). A model with fewer layers or heads shows
+    its last. Raises CourseError for whatever does not fit, before anything is sent.
+    """
+    _esm = "\n".join((HERE / name).read_text(encoding="utf-8") for name in ("attention.js", "explorer.js"))
+    _css = (HERE / "explorer.css").read_text(encoding="utf-8")
+
+    meta = traitlets.Dict().tag(sync=True)                        # what the browser needs to know of images and models
+    codes = traitlets.Bytes().tag(sync=True)                      # as in `Quantized`, one model after the other
+    brightest = traitlets.Bytes().tag(sync=True)
+    outside = traitlets.Bytes().tag(sync=True)
+    pictures = traitlets.List(traitlets.Bytes()).tag(sync=True)   # PNG files
+
+    query = traitlets.Int().tag(sync=True)
+    layer = traitlets.Int().tag(sync=True)
+    head = traitlets.Union([traitlets.Int(), traitlets.Enum(["mean", "all"])], default_value="mean").tag(sync=True)
+    image = traitlets.Int(0).tag(sync=True)
+    overlay = traitlets.Float(0.75).tag(sync=True)
+    scale = traitlets.Enum(["own", "shared"], default_value="own").tag(sync=True)
+
+    def __init__(self, images: Tensor, attention: dict[str, Tensor], grid: tuple[int, int], names: list[str] | None = None,
+                 **shown):
+        images, (rows, columns) = check_images(images), grid
+        names = [f"image {n}" for n in range(len(images))] if names is None else [str(name) for name in names]
+        if len(names) != len(images):
+            raise CourseError(f"{len(names)} names were given for {len(images)} images; give one for each")
+        if not attention:
+            raise CourseError("no models were given; expected {label: attention}")
+        for label, maps in attention.items():
+            check_attention(label, maps, len(images), rows * columns)
+        check_size(sum(m.shape[0] * m.shape[1] * m.shape[2] * (rows * columns + 1) * rows * columns
+                       for m in attention.values()), len(images))
+
+        patch = images.shape[2] / rows, images.shape[3] / columns
+        distances = patch_distances(grid, patch)
+        self.images, self.grid, self._quantized, models = images, (rows, columns), {}, []
+        for label, maps in attention.items():
+            prefix = maps.shape[-1] - rows * columns
+            self._quantized[label] = quantize(maps, prefix)
+            models.append({"label": label, "layers": maps.shape[0], "heads": maps.shape[2], "cls": prefix > 0,
+                           "color": _color(label), "statistics": head_statistics(maps, prefix, distances)})
+        meta = {"models": models, "images": names, "rows": rows, "columns": columns,
+                "aspect": images.shape[3] / images.shape[2]}
+        start = {"query": rows // 2 * columns + columns // 2, "layer": max(model["layers"] for model in models)}
+        super().__init__(meta=meta, **self._data(range(len(images))), **start | shown)
+
+    def _data(self, images) -> dict:
+        """The traits that are bytes, of some of the images."""
+        parts, images = self._quantized.values(), list(images)
+        return {"codes": b"".join(part.codes[images].tobytes() for part in parts),
+                "brightest": b"".join(part.brightest[images].astype("<f4").tobytes() for part in parts),
+                "outside": b"".join(part.outside[images].astype("<f4").tobytes() for part in parts),
+                "pictures": [_png(self.images[image]) for image in images]}
+
+    @traitlets.validate("query", "layer", "head", "image", "overlay")
+    def _in_range(self, proposal):
+        name, value, models = proposal["trait"].name, proposal["value"], self.meta["models"]
+        low, high, what = {
+            "query": (-1, self.grid[0] * self.grid[1] - 1, "a patch, or -1 for CLS"),
+            "layer": (1, max(model["layers"] for model in models), "a layer"),
+            "head": (1, max(model["heads"] for model in models), 'a head, "mean" or "all"'),
+            "image": (0, len(self.images) - 1, "an image"),
+            "overlay": (0, 1, "a share"),
+        }[name]
+        if not isinstance(value, str) and not low <= value <= high:
+            raise CourseError(f"{name} = {value} does not exist; give {what}, from {low} to {high}")
+        return value
+
+    def map(self, label: str, head: int | None = None) -> np.ndarray:
+        """The map that a model shows now, as shares of 1: float32 (rows, columns). For "all" it is the mean of heads.
+
+        head: another one, from 1. A model without CLS has no map of its query: zeros. Raises CourseError for another label.
+        """
+        model = self._model(label)
+        quantized, head = self._quantized[label], head or self.head
+        query = self.query + model["cls"]
+        if query < 0:
+            return np.zeros(self.grid, np.float32)
+        heads = range(model["heads"]) if isinstance(head, str) else [min(head, model["heads"]) - 1]
+        rows = [quantized.row(self.image, min(self.layer, model["layers"]) - 1, h, query) for h in heads]
+        return np.mean(rows, axis=0).reshape(self.grid)
+
+    def statistics(self, label: str) -> dict[str, tuple[float, int | None]]:
+        """Of the chosen head: {"distance" (px) | "entropy" (nats) | "nmi": (mean over images, rank among all heads)}.
+
+        Rank 1 has the largest value. For "mean" and "all" it is the mean over the layer's heads, without a rank.
+        """
+        model = self._model(label)
+        layer = min(self.layer, model["layers"]) - 1
+        if isinstance(self.head, str):
+            return {name: (float(np.mean(values[layer])), None) for name, values in model["statistics"].items()}
+        head = min(self.head, model["heads"]) - 1
+        return {name: (values[layer][head], rank(values, layer, head)) for name, values in model["statistics"].items()}
+
+    def _model(self, label: str) -> dict:
+        models = {model["label"]: model for model in self.meta["models"]}
+        if label not in models:
+            raise CourseError(f"there is no model {label!r} here; there are {', '.join(models)}")
+        return models[label]
+
+    def __repr__(self) -> str:
+        models = "; ".join(f"{m['label']}: {m['layers']} layers x {m['heads']} heads" for m in self.meta["models"])
+        return f"AttentionExplorer(images: {len(self.images)}, patches: {self.grid[0]} x {self.grid[1]}; {models})"
+
+    def _repr_mimebundle_(self, **kwargs) -> tuple[dict, dict]:
+        data, metadata = super()._repr_mimebundle_(**kwargs)
+        picture, alt = still(self)
+        return data | {"text/plain": repr(self), "image/png": picture}, metadata | {"image/png": {"alt": alt}}
+
+    def to_html(self, path: str | Path, images: list[int] | None = None) -> Path:
+        """Write one page that shows the explorer without a kernel and without a network, and return its path.
+
+        images: positions of those to put into the page, all if None; its size grows with images times models. The page is
+        written whole or not at all. Raises CourseError for images that are not there, and if the folder does not exist.
+        """
+        images = list(range(len(self.images))) if images is None else list(images)
+        if not images or not all(0 <= image < len(self.images) for image in images):
+            raise CourseError(f"a page cannot show images {images}; give some of 0 to {len(self.images) - 1}")
+        state = {name: getattr(self, name) for name in ("query", "layer", "head", "overlay", "scale")}
+        state["meta"] = self.meta | {"images": [self.meta["images"][image] for image in images]}
+        state["image"] = images.index(self.image) if self.image in images else 0
+        return write_page(path, "Attention explorer: " + ", ".join(model["label"] for model in self.meta["models"]),
+                          self._esm, self._css, state, self._data(images))
+
+
+def _color(label: str) -> str | None:
+    """The course's colour of a method, where the label names one: "SimMIM", "MoCo v3" and the like."""
+    return COLORS.get(label.lower().replace(" ", "").replace("-", ""))
+
+
+def _png(image: Tensor) -> bytes:
+    """uint8 (3, H, W) as a file."""
+    file = io.BytesIO()
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "PNG")
+    return file.getvalue()
