@@ -163,7 +163,7 @@ print(f"control, the labels shuffled ≈ {(predicted == truth).float().mean():.0
 from lib.evaluation.table import NAMES
 
 figure, axis = plt.subplots(figsize=(5, 2.6))
-for place, (title, scores) in enumerate({"k-NN": knn, "linear probe": linear}.items()):
+for place, scores in enumerate((knn, linear)):
     for shift, (name, score) in enumerate(scores.items()):
         axis.bar(place + 0.26 * (shift - 1), 100 * score, 0.24, color=plots.COLORS[name], label=None if place else NAMES[name])
 axis.axhline(10, color="black", lw=1, ls=":", label="chance")

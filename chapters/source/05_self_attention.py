@@ -118,7 +118,22 @@ plots.show(figure, alt="Maps of one query in 12 blocks of 6 heads: SimMIM's earl
 
 # %% [markdown]
 # Many heads of SimMIM's blocks 2 and 3 look near the query, bottom left; MoCo v3 has a head or two that pick out the heart in
-# most blocks. But 72 heads are too many to read one by one. The next two sections make numbers of them.
+# most blocks. But 72 heads are too many to read one by one.
+#
+# ### Point at it yourself
+#
+# Run the next cell, then move the pointer over the image: all three networks show where that patch looks. A click keeps it, the
+# arrow keys move it, C asks CLS; in the strip below each map, all blocks and heads, click the one you want to see. (Without a
+# kernel you see a still picture.) Can you find a head of SimMIM that looks at the query's neighbours only? One that looks at the
+# object whoever asks?
+
+# %%
+from lib.viz.explorer import explore
+
+explore(source.images(torch.tensor([13, 5])), {label: networks[name] for name, label in labels.items()})
+
+# %% [markdown]
+# The next two sections make numbers of what you saw.
 #
 # ## 2. How far does a head look?
 #
