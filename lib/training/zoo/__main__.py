@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from lib import cli
 from lib.errors import CourseError
 from lib.models import zoo
+from lib.training.build import from_description
 from lib.training.checkpoint import read_export, write_atomically
 from lib.training.recipes import command
 from lib.training.settings import Recipe
@@ -88,7 +89,7 @@ def pack(job: Job, runs: Path, result: dict, folder: Path = zoo.FOLDER) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     half = {name: x.half().contiguous() for name, x in tensors.items()}
     write_atomically(path, lambda temporary: save_file(half, temporary))
-    data, r = path.read_bytes(), job.recipe
+    data, r = path.read_bytes(), from_description(described)       # as trained, whatever is planned by now
     if len(data) > LARGEST:
         raise CourseError(f"{path} has {len(data):,} bytes, more than the {LARGEST:,} that may ship; train a smaller model")
     losses = [line["loss"] for line in result["log"] if "loss" in line]
