@@ -74,6 +74,8 @@ def evaluate(job: Job, runs: Path) -> dict:
     """Measure it beside the untrained network, each in a file of its own, once. -> what was measured frozen"""
     few, folder = [] if job.labels is None else ["--images", str(job.labels)], str(job.folder(runs))
     for end, words in EVALUATIONS.items():
+        if end == "-depths" and not job.ships:                     # minutes for each
+            continue
         words = [*words, *(few if end == "-finetuned" else []), folder]
         out = RESULTS / f"{job.world}-{job.name}{end}.json"
         if not out.exists() or out.stat().st_mtime < (job.folder(runs) / "backbone.safetensors").stat().st_mtime:
