@@ -86,7 +86,7 @@ def open_lab(browser, tmp_path):
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.goto(f"{address}lab/tree/trial.ipynb?token=trial")
+        page.goto(f"{address}lab/tree/trial.ipynb?token=trial", timeout=120_000)
         page.locator(".jp-CodeCell .cm-content").first.click(timeout=120_000)
         page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", state="attached", timeout=120_000)
         return page
