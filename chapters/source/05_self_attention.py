@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 05 · How do self-attentions behave?
 #
-# **After this chapter you can put numbers on where the heads of a trained network look, tell attention that reaches far from
-# attention that has collapsed, and say which of it training made.**
+# **After this chapter you can put numbers on where the heads of a trained network look, tell attention that reaches far
+# from attention that has collapsed, and say which of it training made.**
 #
 # You will be able to
 #
@@ -32,8 +32,8 @@ torch.set_num_threads(1);
 # ## 1. Two fingers on one image
 #
 # The networks of this chapter are trained already and come with the course: 12 blocks of 6 heads, 96 wide, on images of 64
-# pixels in patches of 8. One learned by contrasting views (MoCo v3, chapter 02), one by filling in (SimMIM, chapter 03). Beside
-# them stands an **untrained** network. Whatever else ships joins in at the end.
+# pixels in patches of 8. One learned by contrasting views (MoCo v3, chapter 02), one by filling in (SimMIM, chapter 03).
+# Beside them stands an **untrained** network. Whatever else ships joins in at the end.
 
 # %%
 source = Loaded(Shapes("val", size=64, length=256, difficulty="mild"))
@@ -44,9 +44,9 @@ for name in zoo.names("shapes"):
     print(f"{name:>10}: {r['images']:,} images, {r['epochs']} epochs, {r['images'] * r['epochs'] // r['batch_size']:,} steps")
 
 # %% [markdown]
-# Put one finger on the ground and one on the object, as Park et al. do in Figure 2, and ask what these two patches attend to.
-# Patch $n$ of an 8 × 8 grid lies in row `n // 8` and column `n % 8`, and its middle is 8 (row + ½) pixels down and 8 (column
-# + ½) across.
+# Put one finger on the ground and one on the object, as Park et al. do in Figure 2, and ask what these two patches attend
+# to. Patch $n$ of an 8 × 8 grid lies in row `n // 8` and column `n % 8`, and its middle is 8 (row + ½) pixels down and 8
+# (column + ½) across.
 #
 # CLS has no place on the grid, so it is dropped, from queries and keys, and what a patch gives to patches is divided by its
 # sum. The library does this from logits; the logarithm of attention is its logits, up to a number for each row that softmax
@@ -85,9 +85,9 @@ figure.suptitle(f"Where the marked patch looks, block {block}; yellow: six times
 plots.show(figure, alt="Attention maps of two query patches in six heads of three networks; SimMIM's change with the query.")
 
 # %% [markdown]
-# In MoCo v3, both fingers get nearly the same six maps: head 4 picks out the heart, whoever asks. In SimMIM, heads 1 and 3
-# answer the ground with the ground and the object with the object. The untrained network picks out little, and it too
-# answers both much alike; keep that in mind.
+# In MoCo v3, both fingers get nearly the same six maps, whoever asks: a few patches of ground in head 1, and in the others
+# nearly everything. In SimMIM, heads 1 and 3 answer the ground with the ground and the object with the object. The
+# untrained network picks out little, and it too answers both much alike; keep that in mind.
 #
 # As a number: two maps **overlap** by $\sum_k \min(A[q, k], A[q', k])$, 1 if they are equal, 0 if they share no patch.
 
@@ -117,15 +117,16 @@ axes[0].set(ylabel="block", yticks=range(4, 108, 9), yticklabels=range(1, 13))
 plots.show(figure, alt="Maps of one query in 12 blocks of 6 heads: SimMIM's early ones stay near the query, MoCo v3's do not.")
 
 # %% [markdown]
-# Many heads of SimMIM's blocks 2 and 3 look near the query, bottom left; MoCo v3 has a head or two that pick out the heart in
-# most blocks. But 72 heads are too many to read one by one.
+# Many heads of SimMIM's blocks 2 and 3 look near the query, bottom left. In MoCo v3's blocks 2 to 10 some heads pick out
+# the heart, though it is the ground that asks; its last two blocks look at everything. (The untrained network has such
+# heads as well, fainter: a heart is brighter than its ground.) But 72 heads are too many to read one by one.
 #
 # ### Point at it yourself
 #
-# Run the next cell, then move the pointer over the image: all three networks show where that patch looks. A click keeps it, the
-# arrow keys move it, C asks CLS; in the strip below each map, all blocks and heads, click the one you want to see. (Without a
-# kernel you see a still picture.) Can you find a head of SimMIM that looks at the query's neighbours only? One that looks at the
-# object whoever asks?
+# Run the next cell, then move the pointer over the image: all three networks show where that patch looks. A click keeps it,
+# the arrow keys move it, C asks CLS; in the strip below each map, all blocks and heads, click the one you want to see.
+# (Without a kernel you see a still picture.) Can you find a head of SimMIM that looks at the query's neighbours only? One
+# that looks at the object whoever asks?
 
 # %%
 from lib.viz.explorer import explore
@@ -139,8 +140,8 @@ explore(source.images(torch.tensor([13, 5])), {label: networks[name] for name, l
 #
 # $$ d_h = \frac{1}{P} \sum_q \sum_k A_h[q, k] \, \lVert r_q - r_k \rVert $$
 #
-# the distance in pixels from the query at $r_q$ to the patches it looks at, weighted by attention, mean over the $P$ queries
-# (Raghu et al. 2021). Try it on heads that we make up:
+# the distance in pixels from the query at $r_q$ to the patches it looks at, weighted by attention, mean over the $P$
+# queries (Raghu et al. 2021). Try it on heads that we make up:
 
 # %%
 from lib.analysis.attention import attention_distance, normalized_mutual_information, patch_distances
@@ -186,8 +187,8 @@ print({name: tuple(values.shape) for name, values in found["mocov3"].items()})  
 
 # %% [markdown]
 # Here and below: 256 validation images, one network of each kind (seed 0), mean over images and heads. Where a line has a
-# band, that is a 95 % interval over images, often thinner than the line; *error* below a figure is the standard error. (Of the
-# names above, those that end in `_full` keep what patches give to CLS; this chapter does not use them.)
+# band, that is a 95 % interval over images, often thinner than the line; *error* below a figure is the standard error. (Of
+# the names above, those that end in `_full` keep what patches give to CLS; this chapter does not use them.)
 
 # %%
 figure, axes = plt.subplots(1, 3, figsize=(7.5, 3), sharey=True)
@@ -199,7 +200,7 @@ for axis, (name, label) in zip(axes, labels.items()):
     axis.set(title=label, xlabel="block", xticks=(1, 4, 8, 12), ylim=(0, 45))
 axes[0].set_ylabel("attention distance, px")
 figure.suptitle("Dots: heads, line: their mean, dashed: uniform attention; n = 256 images")
-plots.show(figure, alt="Distance by block: MoCo v3 and untrained lie at the uniform value; SimMIM starts low, comes close.")
+plots.show(figure, alt="Distance by block: MoCo v3 and untrained lie near the uniform value; SimMIM dips in block 2, comes close.")
 
 # %%
 for name, label in labels.items():
@@ -207,13 +208,14 @@ for name, label in labels.items():
     print(f"{label:>9}: block 2 ≈ {mean[1]:.1f} px, block 12 ≈ {mean[-1]:.1f} px; error at most ≈ {error.max():.2f} px")
 
 # %% [markdown]
-# MoCo v3 stays within about 2 px of the uniform value in every block, and so does the network that has learned nothing; what
-# training did to MoCo v3 is to spread its heads a little. SimMIM is the one that moved: its second block looks at about half
-# that distance. Then it comes back up, and in the last block less than 3 px separate it from MoCo v3.
+# In the last block it is MoCo v3, with the network that has learned nothing half a pixel behind. MoCo v3 stays within 3 px
+# of the uniform value in every block, the untrained one within about 1; what training did to MoCo v3 is to spread its
+# heads. SimMIM is the one that moved: its second block looks at about half that distance. Then it comes back up, and in the
+# last block less than 3 px separate it from MoCo v3.
 #
 # But does SimMIM's last block look *everywhere*? A head that puts everything on one far patch also has a long distance. So
-# ask how many patches a query spreads over. The **entropy** $H = -\sum_k A[q, k] \ln A[q, k]$ is $\ln 64 = 4.16$ for uniform
-# attention, and $e^H$ reads as a number of patches.
+# ask how many patches a query spreads over. The **entropy** $H = -\sum_k A[q, k] \ln A[q, k]$ is $\ln 64 = 4.16$ for
+# uniform attention, and $e^H$ reads as a number of patches.
 
 # %%
 def draw_depth(axis, values, **style):
@@ -231,14 +233,14 @@ for name, label in labels.items():
 axis.axhline(64, color="black", lw=1, ls="--", label="uniform")
 axis.set(xlabel="block", ylabel="patches, $e^H$", xticks=range(1, 13), ylim=(0, 68), title="Patches a query spreads over")
 axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-plots.show(figure, alt="Patches a query spreads over, by block: untrained most, MoCo v3 fewer, SimMIM fewest from block 2 on.")
+plots.show(figure, alt="Patches a query spreads over, by block: untrained 40 to 57, MoCo v3 from 22 up to 55, SimMIM 12 to 32.")
 
 # %% [markdown]
-# There is the difference. In the last block, MoCo v3 spreads over more than 50 of 64 patches, SimMIM over about 20, at nearly
-# the same distance. And training made *both* choose: the untrained network spreads widest in every block. **Distance cannot
-# tell "everywhere" from "a few places, some of them far"; read it beside the entropy.** Why does SimMIM look
-# far here? The ground repeats its texture all over the image, so what is missing may be found anywhere; but section 6 shows
-# another masked network on the same images that looks less far, so this cannot be all of it.
+# There is the difference. In the last block, MoCo v3 spreads over more than 50 of 64 patches, SimMIM over about 20, at
+# nearly the same distance. The first blocks of both choose more than random weights do; in its last two MoCo v3 is as even
+# as those again. **Distance cannot tell "everywhere" from "a few places, some of them far"; read it beside the entropy.**
+# Why does SimMIM look far here? The ground repeats its texture all over the image, so what is missing may be found
+# anywhere; but section 6 shows another masked network on the same images that looks less far, so this cannot be all of it.
 #
 # ## 3. Does it matter who is asking?
 #
@@ -251,8 +253,8 @@ plots.show(figure, alt="Patches a query spreads over, by block: untrained most, 
 # where $H(k)$ is the entropy of the average row, and $H(k \mid q)$ the average entropy of a row. Divided by $\sqrt{H(q)
 # H(k)}$, with $H(q) = \ln P$, it lies between 0 and 1: the **NMI**.
 #
-# **Predict, then run.** What is the NMI of the four heads made up above: itself, neighbours, next patch, everywhere? And of a
-# fifth, in which all queries look at one key?
+# **Predict, then run.** What is the NMI of the four heads made up above: itself, neighbours, next patch, everywhere? And of
+# a fifth, in which all queries look at one key?
 
 # %%
 heads["one key"] = torch.zeros(64, 64).index_fill(1, torch.tensor([27]), 1.0)
@@ -260,8 +262,9 @@ for (name, head), nmi in zip(heads.items(), normalized_mutual_information(torch.
     print(f"{name:>10}: NMI {nmi.abs():.2f}, distance {distance_loop(head, pixels):5.2f} px")
 
 # %% [markdown]
-# *Next patch* is a permutation: each query has a key of its own, NMI 1, wherever that key lies. *Everywhere* and *one key* are
-# opposite in entropy and both 0: no matter who asks, the answer is the same. Attention like that has **collapsed**.
+# *Next patch* is a permutation: each query has a key of its own, NMI 1, wherever that key lies. *Everywhere* and *one key*
+# are opposite in entropy and both 0: no matter who asks, the answer is the same. Attention like that has **collapsed**.
+# (For *one key* the formula says 0/0, for there H(k) is 0 too; it is called 0.)
 
 # %%
 from math import log
@@ -302,12 +305,12 @@ for name, label in labels.items():
 
 # %% [markdown]
 # It does. In the first blocks both trained networks ask *who*, more than the untrained one. Then they part: SimMIM stays
-# above 0.1, and MoCo v3 falls below the untrained network, to a few thousandths. **In its last blocks every query of MoCo v3
-# gets nearly the same answer: Park et al.'s attention collapse.** It is not that MoCo v3 looks everywhere: it spreads over
-# *fewer* patches than the untrained network. It has learned to choose, the same for all.
+# above 0.1, and MoCo v3 falls below the untrained network, to less than a thousandth. **In its last blocks every query of
+# MoCo v3 gets the same answer: Park et al.'s attention collapse.** In blocks 7 to 10 that answer is a choice, of fewer
+# patches than the untrained network takes; in the last two it is nearly everything.
 #
-# Mind the control, though. Untrained attention is nearly collapsed as well. In the last block, training took MoCo v3
-# from about 0.01 to a fifth of it; counted in plain units, the large step is SimMIM's.
+# Mind the control, though. Untrained attention is nearly collapsed as well. In the last block, training took MoCo v3 from
+# about 0.01 to a thirtieth of it; counted in plain units, the larger step is SimMIM's.
 #
 # ### When CLS takes it all
 #
@@ -319,8 +322,8 @@ for name, label in labels.items():
 
 # %% [markdown]
 # Elsewhere it may get nearly all. Then what is left for patches is a tiny number, and whoever adds $10^{-8}$ to each before
-# the division, to keep away from $\ln 0$, mixes in a *uniform* head. See what that does. Take SimMIM's last block and set the
-# logit of CLS so that it leaves a given share to the patches; *among themselves* they share it as before.
+# the division, to keep away from $\ln 0$, mixes in a *uniform* head. See what that does. Take SimMIM's last block and set
+# the logit of CLS so that it leaves a given share to the patches; *among themselves* they share it as before.
 
 # %%
 def naive_nmi(attention):
@@ -337,44 +340,46 @@ for share in (0.99, 1e-2, 1e-4, 1e-5, 1e-6, 1e-7):
     print(f"left for patches {share:>6g}: naive NMI ≈ {naive:.3f}, from logits ≈ {safe:.3f}")
 
 # %% [markdown]
-# Nothing about *where patches look* changed, and the naive number falls to nothing: a collapse made by the measurement. Softmax
-# over the logits of the patches alone never sees how much is left. That is what the library does.
+# Nothing about *where patches look* changed, and the naive number falls to nothing: a collapse made by the measurement.
+# Softmax over the logits of the patches alone never sees how much is left. That is what the library does.
 #
 # ### Beside the published curves
 #
 # Park et al. publish code for a MoCo v3 ViT-B/16 trained on ImageNet: 12 blocks as here, on a grid of 14 × 14. The numbers
-# below are read off the figures saved in their notebook, from one batch of photographs, to about 0.3 px and 0.003. Distances
-# are comparable only as a share of the grid's uniform value; and NMI too depends on the grid. We have no such numbers for
-# SimMIM.
+# below are read off the figures saved in their notebook, from one batch of photographs, to about 0.3 px and 0.003.
+# Distances are comparable only as a share of the grid's uniform value; and NMI too depends on the grid. We have no such
+# numbers for SimMIM.
 
 # %%
 paper = {"distance": [110.5, 89.2, 73.1, 69.5, 72.8, 81.4, 88.2, 79.7, 95.7, 101.2, 109.8, 113.6],
          "nmi": [.062, .122, .321, .296, .238, .180, .145, .171, .093, .077, .029, .009]}
 figure, axes = plt.subplots(1, 2, figsize=(7.5, 2.8))
 for axis, quantity, ours, theirs in zip(axes, paper, (pixels.mean(), 1), (paper_uniform, 1)):
-    draw_depth(axis, found["mocov3"][quantity].mean(2) / ours, color=plots.COLORS["mocov3"], label="here")
+    for name in ("untrained", "mocov3"):
+        draw_depth(axis, found[name][quantity].mean(2) / ours, color=plots.COLORS[name], label=f"{labels[name]}, here")
     axis.plot(range(1, 13), [value / theirs for value in paper[quantity]], "k--", label="published")
     axis.set(xlabel="block", xticks=range(1, 13), ylim=(0, None))
 axes[0].set(ylabel="distance, share of uniform", title="Distance of MoCo v3")
 axes[1].set(ylabel="NMI", title="NMI of MoCo v3")
 axes[0].legend(loc="lower right")
-plots.show(figure, alt="MoCo v3: the published distance dips and rises, ours is flat; both NMI rise, then fall.")
+plots.show(figure, alt="MoCo v3: the published distance dips and rises, ours hardly; both NMI rise to block 3, then fall.")
 
 # %% [markdown]
-# The NMI has the same course, up in the first blocks and down to nearly 0 at the end, on another level. The distance has not:
-# the published network looks at closer range in blocks 3 to 5 and reaches out again, ours is near uniform everywhere. A
-# likely reason is how little ours was trained; the end of section 4 shows how little.
+# The NMI has the same course, up to block 3 and then down to nearly 0, on a lower level; the untrained network (grey) has a
+# trace of it. The distance has not: the published network looks at closer range in blocks 3 to 5 and reaches out again,
+# ours dips by less than a tenth. Two likely reasons, not tested: a thousand steps are few, and where textures repeat there
+# is little to be had nearby that is not also far away.
 #
 # ## 4. Who is like whom?
 #
-# If all queries get one answer, tokens may grow alike; and heads that look alike are heads too many. Park et al. compare heads,
-# depths and tokens by cosine similarity. Each comparison has a trap.
+# If all queries get one answer, tokens may grow alike; and heads that look alike are heads too many. Park et al. compare
+# heads, depths and tokens by cosine similarity. Each comparison has a trap.
 #
 # ### Heads
 #
 # Take what two heads give the same patch, $(A_h V_h)[n]$, a vector of 16 numbers each, and their cosine; mean over pairs of
-# heads and over patches. The trap: turn the values of each head by a rotation of its own. The projection behind the heads can
-# turn them back, so this is *the same network*. Does the similarity stay?
+# heads and over patches. The trap: turn the values of each head by a rotation of its own. The projection behind the heads
+# can turn them back, so this is *the same network*. Does the similarity stay?
 
 # %%
 from lib.analysis.attention import HeadSimilarity, PerImage, pairwise_cosine
@@ -418,15 +423,15 @@ plots.show(figure, alt="Left: what heads give has cosines near 0, turned or not.
 
 # %% [markdown]
 # Left, everything is within about 0.1 of zero, and rotations that change nothing about what the network computes change the
-# number by as much as training does: here the measure says nothing. Right, the two trained networks cross several times, and
-# in the last two blocks MoCo v3's heads look at more similar places. The untrained network's heads are *more* alike still, in
-# every block: maps that are nearly uniform are all alike. Training did not make MoCo v3's heads alike; it made SimMIM's
-# differ more at the end.
+# number by as much as training does: here the measure says nothing. Right, the two trained networks cross several times,
+# and in the last two blocks MoCo v3's heads look at more similar places. The untrained network's heads are *more* alike
+# still, in all blocks but one: maps that are nearly uniform are all alike. Training did not make MoCo v3's heads alike; it
+# made SimMIM's differ more at the end.
 #
 # ### Tokens
 #
-# **Predict, then run.** Two patch tokens of one image have a mean cosine of about 0.8 in MoCo v3's last block. Now take the two
-# tokens from *different* images. Is their cosine about 0, 0.4 or 0.8?
+# **Predict, then run.** Two patch tokens of one image have a mean cosine of about 0.9 in MoCo v3's last block. Now take the
+# two tokens from *different* images. Is their cosine about 0, 0.4 or 0.9?
 
 # %%
 from lib.analysis.attention import DepthSimilarity, TokenSimilarity
@@ -460,7 +465,7 @@ for name, label in labels.items():
 left.set(xlabel="depth", ylabel="cosine of two patch tokens", ylim=(0, 1), title="Of one image; dotted: of different images")
 right.set(xlabel="depth", title="Of one image, mean token taken out")
 left.legend(loc="upper left")
-plots.show(figure, alt="Left: MoCo v3's tokens grow alike, across images too. Right: without the mean, all end near 0.25.")
+plots.show(figure, alt="Left: MoCo v3's tokens grow alike, across images too. Right: without the mean, all end near 0.2.")
 
 # %%
 for name, label in labels.items():
@@ -468,9 +473,9 @@ for name, label in labels.items():
     print(f"{label:>9}, last block: one image ≈ {own:.2f}, different images ≈ {strangers:.2f}, mean taken out ≈ {centred:.2f}")
 
 # %% [markdown]
-# About 0.8 again. MoCo v3's tokens are alike, far more than SimMIM's, as the paper has it. But most of that is **one vector
-# that all tokens of all images share**: tokens of strangers are nearly as alike, and the untrained network has such a vector
-# too. Take it out, and what remains is smaller, and close together for all three. A cosine around a mean that is not zero
+# About 0.9 again. MoCo v3's tokens are alike, far more than SimMIM's, as the paper has it. But nearly all of that is **one
+# vector that all tokens of all images share**: tokens of strangers are just as alike, and the untrained network has such a
+# vector too. Take it out, and MoCo v3's tokens are the *least* alike of the three. A cosine around a mean that is not zero
 # measures the mean.
 #
 # ### Depths
@@ -487,7 +492,8 @@ axis.legend(loc="lower right")
 plots.show(figure, alt="Cosine of tokens before and after each block: about 0.95 or more late, highest in MoCo v3.")
 
 # %% [markdown]
-# In all three, late blocks change tokens little. MoCo v3's change them least, and about 0.01 separates it from SimMIM.
+# In all three, late blocks change tokens little; MoCo v3's change them least, and about 0.01 separates it from SimMIM. The
+# trap is the same: where tokens share a long vector, a cosine stays near 1 whatever a block does to the rest.
 #
 # ### How far did training go?
 #
@@ -506,10 +512,11 @@ other_start = attention_weights(zoo.untrained("shapes", seed=1))
 print(f"another seed ≈ {torch.cosine_similarity(other_start, start, dim=0):.3f}")
 
 # %% [markdown]
-# A cosine near 1 does not mean that nothing happened; the coloured curves above do leave the grey ones. But MoCo v3's weights
-# have turned away from where they began by little, SimMIM's by more, and SimMIM took five times as many steps. So read every
-# difference between the two as *objective and amount of training together*. That attention is global and nearly collapsed is
-# true of the start already. What training added is what differs from the grey curves.
+# A cosine near 1 does not mean that nothing happened; the coloured curves above do leave the grey ones. MoCo v3's weights
+# have turned away from where they began by less than SimMIM's, in nearly as many steps (section 1). DINO and the hybrid
+# took a quarter of MoCo v3's and have hardly moved: read what differs between them and the others as *objective and amount
+# of training together*. And that attention is global and nearly collapsed is true of the start already. What training added
+# is what differs from the grey curves.
 #
 # ## 5. On photographs
 #
@@ -538,12 +545,13 @@ for row, (name, place) in zip(axes, rows):
     draw_row(row, crops[0], shown[:, queries[place]], queries[place], f"{labels[name]}\n{place}")
 for head, axis in enumerate(axes[0, 1:], start=1):
     axis.set_title(f"head {head}")
+figure.suptitle(f"Where the marked patch looks, block {block}")
 plots.show(figure, alt="Attention maps on a photograph: MoCo v3's are much the same for two queries, SimMIM's differ.")
 
 # %% [markdown]
-# (Photograph: *china.jpg* by danielbuechele, [CC BY 2.0](https://creativecommons.org/licenses/by/2.0/), cropped and reduced.)
-# The habit is the same: MoCo v3's head 4 lights up one strip of sky for both queries, SimMIM's heads change with the query.
-# As numbers:
+# (Photograph: *china.jpg* by danielbuechele, [CC BY 2.0](https://creativecommons.org/licenses/by/2.0/), cropped and
+# reduced.) The habit is the same: MoCo v3's head 1 lights up the same pieces of roof for both queries, SimMIM's heads
+# change with the query. As numbers:
 
 # %%
 from lib.analysis.recording import layout_of, observe
@@ -565,15 +573,17 @@ for name, network in networks.items():
           f"distance: shapes ≈ {px:.1f} px, photographs ≈ {photo_px:.1f} px")
 
 # %% [markdown]
-# For MoCo v3, SimMIM and the untrained network hardly anything changes: for them, how they attend is a habit, and not an
-# effect of the images that we show. The hybrid, trained with both losses, warns against counting on that: its NMI is several
-# times higher on photographs. (Two photographs are no sample of photographs, so there is no interval.)
+# For MoCo v3, SimMIM and the untrained network the NMI hardly changes, and the distance by about 1 px at most: how they
+# attend is a habit more than an effect of the images that we show. Two warn against counting on that, both of few steps:
+# the NMI of the hybrid is several times higher on photographs, that of DINO several times lower. (Two photographs are no
+# sample of photographs, so there is no interval.)
 #
 # ## 6. Does it hold?
 #
-# Each line below is what Park et al. lead one to expect, or a control beside it, turned into *one number an image that should
-# be positive*. It is **supported** if the 95 % interval of its mean over images lies above 0, **not supported** if it lies
-# below, **inconclusive** if it holds 0. Differences are taken image by image, *late* means blocks 7 to 12, *early* 1 to 6.
+# Each line below is what Park et al. lead one to expect, or a control beside it, turned into *one number an image that
+# should be positive*. It is **supported** if the 95 % interval of its mean over images lies above 0, **not supported** if
+# it lies below, **inconclusive** if it holds 0. Differences are taken image by image, *late* means blocks 7 to 12, *early*
+# 1 to 6.
 
 # %%
 from lib.evaluation.report import bootstrap_mean
@@ -617,14 +627,14 @@ for claim, values in claims.items():
 # What the words do and do not say:
 #
 # - **Collapse holds**, and beyond the control: late, MoCo v3's NMI is far below SimMIM's, and below where it started.
-# - **"Looks further" is supported, by about 1 px of 33.** The interval says that this is not chance over images; it does not
-#   say that it is large. And the gap is *not* largest in the late blocks, as in the paper; here it is in blocks 2 to 4 that
-#   SimMIM looks nearby. The repeating textures and the small grid are not
-#   reason enough: MAE met the same, and the table below has it nearer.
-# - **Block 12 against block 8** is supported by less than 0.3 px. A claim that names two blocks can be had either way by naming
-#   others: compare blocks 6 and 11 in the figure of section 2.
+# - **"Looks further" is supported, by about half a pixel of 33.** The interval says that this is not chance over images; it
+#   does not say that it is large. And the gap is larger early than late: it is in blocks 2 to 4 that SimMIM looks nearby.
+#   The repeating textures and the small grid are not reason enough: MAE met the same, and the table below has it nearer to
+#   the end.
+# - **Block 12 against block 8** is supported by less than 1 px. A claim that names two blocks can be had either way by
+#   naming others: compare blocks 6 and 10 in the figure of section 2.
 # - **Alike** holds against SimMIM for heads, tokens and blocks. Against the untrained network it fails for heads. And for
-#   tokens, against either, most of the difference is the vector that all tokens share.
+#   tokens it is the shared vector alone: without it, MoCo v3's are *less* alike than either's.
 #
 # The same quantities for every network that ships, blocks 7 to 12:
 
@@ -635,10 +645,10 @@ for name, results in found.items():
     print(f"{name:>10}   ≈ {px:.1f} px   ≈ {entropy.exp():.0f} of 64   ≈ {nmi:.3f}   cosine ≈ {moved[name]:.3f}")
 
 # %% [markdown]
-# MAE, the second masked method (chapter 03), has not collapsed either, and it looks less far than SimMIM to the end: "local"
-# fits it better. (MAE learned from a quarter of the patches; here it is shown all of them.) So the small gap in distance is
-# SimMIM's, and not one of masked modelling as such. The hybrid sits with MoCo v3 on the shapes; chapter 11 asks what the
-# mixture of the two losses decides.
+# MAE, the second masked method (chapter 03), has not collapsed either, and it looks less far than SimMIM to the end:
+# "local" fits it better. (MAE learned from a quarter of the patches; here it is shown all of them.) So the small gap in
+# distance is SimMIM's, and not one of masked modelling as such. The hybrid, after 250 steps, sits with MoCo v3 on the
+# shapes.
 
 # %% [markdown]
 # ## Exercises
@@ -676,9 +686,9 @@ chapter05.check_drop_cls(drop_cls);
 # %% [markdown]
 # ### Exercise 2 · ★★☆ · 10 minutes
 #
-# Images need not be square. Write `attention_distance(attention, rows, columns, patch)`: attention of H heads (H, P, P) over
-# a grid of `rows` × `columns` patches, numbered row by row, each `patch` pixels wide and high → pixels for each head, (H,).
-# No loop over patches.
+# Images need not be square. Write `attention_distance(attention, rows, columns, patch)`: attention of H heads (H, P, P)
+# over a grid of `rows` × `columns` patches, numbered row by row, each `patch` pixels wide and high → pixels for each head,
+# (H,). No loop over patches.
 #
 # *Hint:* `torch.cartesian_prod` gives the places, `torch.cdist` their distances.
 #
@@ -705,7 +715,8 @@ chapter05.check_attention_distance(attention_distance);
 # %% [markdown]
 # ### Exercise 3 · ★★☆ · 10 minutes
 #
-# Write `nmi(attention)`, (H, P, P) → (H,), from two entropies and without a loop. Zeros must not make nan of it.
+# Write `nmi(attention)`, (H, P, P) → (H,), from two entropies and without a loop. Neither a zero in the attention nor a
+# head whose queries all look at one key may make nan of it; the latter is 0.
 #
 # *Hint:* `torch.special.entr(p)` is −p ln p, and 0 at 0.
 #
@@ -719,7 +730,7 @@ chapter05.check_attention_distance(attention_distance);
 #     h_q = math.log(attention.shape[-1])                            # queries are uniform
 #     h_k = torch.special.entr(attention.mean(-2)).sum(-1)           # entropy of the mean row
 #     h_k_given_q = torch.special.entr(attention).sum(-1).mean(-1)   # mean entropy of a row
-#     return (h_k - h_k_given_q) / (h_q * h_k).sqrt()
+#     return (h_k - h_k_given_q) / (h_q * h_k).sqrt().clamp(min=1e-6)   # 0, not 0/0, where all look at one key
 # ```
 #
 # </details>
@@ -761,8 +772,8 @@ chapter05.check_far_head(far_head);
 # %% [markdown]
 # ### Exercise 5 · ★★★ · 15 minutes
 #
-# How alike are the heads of a block? Write `head_similarity(attention)`, maps over patches (B, H, P, P) → (B,): the cosine of
-# two different heads' maps for the same query, mean over all pairs of heads and all queries.
+# How alike are the heads of a block? Write `head_similarity(attention)`, maps over patches (B, H, P, P) → (B,): the cosine
+# of two different heads' maps for the same query, mean over all pairs of heads and all queries.
 #
 # *Hint:* make rows of length 1; then the cosines of all pairs are one `einsum`. Leave out the pairs of a head with itself.
 #
@@ -795,15 +806,16 @@ chapter05.check_head_similarity(head_similarity);
 #   it stands the entropy, because "everywhere" and "a few places far and near" have the same distance.
 # - NMI asks whether the answer depends on who asks: 0 is collapse, 1 a permutation. Drop CLS before the softmax, not after.
 # - Here as in the paper, the contrastive network's late attention has collapsed and the masked one's has not.
-# - Here, unlike the paper, SimMIM's attention is local in blocks 2 to 4, and nearly as far-reaching as MoCo v3's in its last
-#   ones; MAE's stays closer.
-# - A cosine may measure a choice of basis (heads) or a mean that everybody shares (tokens). Turn, centre, and ask strangers.
+# - Here, unlike the paper, SimMIM's attention is local in blocks 2 to 4, and nearly as far-reaching as MoCo v3's in its
+#   last ones; MAE's stays closer.
+# - A cosine may measure a choice of basis (heads) or a mean that everybody shares (tokens). Turn, centre, and ask
+#   strangers.
 # - The untrained network's attention is global and nearly collapsed. Only what differs from it was learned.
 #
-# **Limits.** One network of each kind, so the intervals hold over images and not over training runs. MoCo v3 took a fifth of
-# SimMIM's steps; objective and length of training are not taken apart. An 8 × 8 grid, grey images with repeating textures.
-# The published numbers come from another grid, other data and a far longer training, and were read off figures.
+# **Limits.** One network of each kind, so the intervals hold over images and not over training runs. Steps differ from
+# network to network (section 1), and a step of MoCo v3 costs several of SimMIM's. An 8 × 8 grid, grey images with repeating
+# textures. The published numbers come from another grid, other data and a far longer training, and were read off figures.
 #
-# **References.** Park et al. 2023, *What Do Self-Supervised Vision Transformers Learn?*, section 2, Figures 2 to 5. Raghu et
-# al. 2021, *Do Vision Transformers See Like Convolutional Neural Networks?* (attention distance). Chen, Xie and He 2021 (MoCo
-# v3). Xie et al. 2022 (SimMIM).
+# **References.** Park et al. 2023, *What Do Self-Supervised Vision Transformers Learn?*, section 2, Figures 2 to 5. Raghu
+# et al. 2021, *Do Vision Transformers See Like Convolutional Neural Networks?* (attention distance). Chen, Xie and He 2021
+# (MoCo v3). Xie et al. 2022 (SimMIM).

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 06 · How are representations transformed?
 #
-# **After this chapter you can show what attention does to the tokens of an image, say whether it moves them together or one by
-# one, and tell a finding about an objective from one that an untrained network shows as well.**
+# **After this chapter you can show what attention does to the tokens of an image, say whether it moves them together or one
+# by one, and tell a finding about an objective from one that an untrained network shows as well.**
 #
 # You will be able to
 #
@@ -12,8 +12,8 @@
 # 4. read a t-SNE picture with a number beside it;
 # 5. turn a claim into a difference with an interval and a verdict.
 #
-# *You need:* chapters 01 to 03 and 05, and what principal components are. *Time:* about 45 minutes to read; the cells run in about
-# 40 seconds on a CPU.
+# *You need:* chapters 01 to 03 and 05, and what principal components are. *Time:* about 45 minutes to read; the cells run
+# in about 40 seconds on a CPU.
 
 # %%
 import matplotlib.pyplot as plt
@@ -32,9 +32,9 @@ torch.set_num_threads(1);
 # %% [markdown]
 # Numbers after the sign ≈ come from trained networks; their last digits differ between processors.
 #
-# Three networks lead through the chapter: MoCo v3 for contrastive learning (CL), SimMIM for masked image modelling (MIM), and one
-# with random weights, the **control**. All have 12 blocks, 6 heads, 96 channels and 8 × 8 patches; the two trained ones ship with
-# the course. None has seen the validation images below.
+# Three networks lead through the chapter: MoCo v3 for contrastive learning (CL), SimMIM for masked image modelling (MIM),
+# and one with random weights, the **control**. All have 12 blocks, 6 heads, 96 channels and 8 × 8 patches; the two trained
+# ones ship with the course. None has seen the validation images below.
 
 # %%
 names = {"mocov3": "MoCo v3", "simmim": "SimMIM", "untrained": "untrained"}
@@ -46,9 +46,10 @@ plots.show(plots.image_grid(image, ["the image"]), alt="A noisy image of the pro
 # %% [markdown]
 # ## 1. Do tokens move together?
 #
-# The image has 64 patches of 8 × 8 pixels and becomes 64 tokens, points in a space of 96 dimensions. The attention of a block adds a step to each. You cannot look
-# at 96 dimensions; Park et al. (Figure 6) look at the three in which the tokens vary most. The same here, for attention in
-# block 10: a line leads from each token before attention to the same token after it.
+# The image has 64 patches of 8 × 8 pixels and becomes 64 tokens, points in a space of 96 dimensions. The attention of a
+# block adds a step to each. You cannot look at 96 dimensions; Park et al. (Figure 6) look at the three in which the tokens
+# vary most. The same here, for attention in block 10: a line leads from each token before attention to the same token after
+# it.
 
 # %%
 block = 10
@@ -78,9 +79,9 @@ for name, view in shown.items():
     print(f"{names[name]:<9} tokens' variance shown ≈ {view.variance.sum():.2f}, movement shown ≈ {view.movement:.2f}")
 
 # %% [markdown]
-# The drawing keeps most of the *places* and few of the *steps*. Where tokens vary most is not where they move most. So leave
-# the places out: draw the 64 steps from one origin, the first axis along their mean, the second where they differ most besides.
-# Lengths are in units of the root mean square, which the dotted circle marks.
+# The drawing keeps most of the *places* and few of the *steps*. Where tokens vary most is not where they move most. So
+# leave the places out: draw the 64 steps from one origin, the first axis along their mean, the second where they differ
+# most besides. Lengths are in units of the root mean square, which the dotted circle marks.
 
 # %%
 def step_plane(before, after):
@@ -104,19 +105,25 @@ figure.supylabel("where steps differ most", fontsize=10)
 plots.show(figure, alt="Arrows from one origin. MoCo v3 and untrained: one bundle of length 1. SimMIM: a fan of many lengths.")
 
 # %% [markdown]
-# Now you see it: in MoCo v3 all tokens take nearly the same step; in SimMIM their steps fan out. And the untrained network?
-# Look at it again before you read on.
+# How much of the steps' squared lengths does this second drawing hold?
+
+# %%
+print({names[name]: f"≈ {step_plane(before[name], after[name]).square().sum(1).mean():.2f}" for name in names})
+
+# %% [markdown]
+# Nearly all. Now you see it: in MoCo v3 all tokens take nearly the same step; in SimMIM their steps fan out. And the
+# untrained network? Look at it again before you read on.
 #
 # ### A number for it
 #
 # $$ U = \frac{\lVert \bar{s} \rVert^2}{\frac{1}{P}\sum_n \lVert s_n \rVert^2}, \qquad s_n = z_n^\text{after} - z_n^\text{before}, \quad
 # \bar{s} = \frac{1}{P}\sum_n s_n $$
 #
-# The share of the squared movement that all $P$ tokens of an image have in common: **unison**. (It is this course's number, not
-# the paper's.)
+# The share of the squared movement that all $P$ tokens of an image have in common: **unison**. (It is this course's number,
+# not the paper's.)
 #
-# **Predict, then run.** Three movements that we make up: all tokens take one step; each takes a random step; all move away from
-# their middle, to twice the distance. Which unison has each?
+# **Predict, then run.** Three movements that we make up: all tokens take one step; each takes a random step; all move away
+# from their middle, to twice the distance. Which unison has each?
 
 # %%
 torch.manual_seed(0)
@@ -130,8 +137,8 @@ print(f"{'1 / 64':<21} {1 / 64:.2f}")
 # %% [markdown]
 # One, about 1 / P, and zero: steps that only change where tokens are *to each other* have no part in common.
 #
-# Now 256 images and all blocks, in one pass for each network. `record` hands activations to metrics as they appear; beside the
-# library's two metrics goes one of four lines, which you will need later: the mean token of each image.
+# Now 256 images and all blocks, in one pass for each network. `record` hands activations to metrics as they appear; beside
+# the library's two metrics goes one of four lines, which you will need later: the mean token of each image.
 
 # %%
 class MeanToken(PerImage):
@@ -152,42 +159,45 @@ for name, results in found.items():
     mean, error = mean_and_error(results["attention_unison"])
     axis.errorbar(range(1, 13), mean, 1.96 * error, color=plots.COLORS[name], marker="o", ms=4, label=names[name])
 axis.set(xlabel="block (n = 256 images)", ylabel="unison of attention's steps", ylim=(0, 1.03), xticks=range(1, 13),
-         title="SimMIM moves tokens one by one; MoCo v3 and a random network, together")
+         title="SimMIM's tokens share less of a step than MoCo v3's or a random network's")
 axis.legend(loc="lower left", ncols=3)
 plots.show(figure, alt="Unison by block: MoCo v3 and the untrained network rise to nearly 1, SimMIM stays between 0.3 and 0.7.")
 
 # %% [markdown]
-# Bars are 95 % intervals over 256 images; most are smaller than the dots. Park et al. find that CL moves all tokens in unison and
-# MIM each for itself: here MoCo v3 lies above SimMIM in every block. And the control takes half of the meaning away: **random
-# weights move tokens in unison too**. The network that training changed most is SimMIM, and it went *away* from unison.
+# Bars are 95 % intervals over 256 images; most are smaller than the dots. Park et al. find that CL moves all tokens in
+# unison and MIM far less so: here MoCo v3 lies above SimMIM in every block, and from block 6 on it is at 1. And the control
+# takes half of the meaning away: **random weights move tokens in unison too**. The network that training changed most is
+# SimMIM, and it went *away* from unison.
 #
-# Why would random weights do that? Chapter 05 has a number for it: the NMI of an attention map, 0 if every query gets the same
-# answer.
+# Why would random weights do that? Chapter 05 has a number for it: the NMI of an attention map, 0 if every query gets the
+# same answer. MAE, the second masked network, comes along:
 
 # %%
 from lib.analysis.attention import AttentionStatistics
 
 first = Shapes("val", size=64, length=32, difficulty="mild")
-for name, network in networks.items():
-    nmi = record(network, first, [AttentionStatistics()])["nmi"].mean((0, 2))  # (blocks,)
-    print(f"{names[name]:<9} NMI in blocks 7 to 12 ≈ {nmi[6:].mean():.3f}")
+for name in (*names, "mae"):
+    late = record(zoo.load(name), first, [AttentionStatistics(), Unison()])
+    nmi, together = late["nmi"].mean(2), late["attention_unison"]  # (images, blocks) each
+    print(f"{name:<9} blocks 7 to 12: NMI ≈ {nmi[:, 6:].mean():.3f}, unison ≈ {together[:, 6:].mean():.2f}")
 
 # %% [markdown]
-# Near 0 in the two networks that move tokens together: their attention gives every query about the same average, and an average
-# added to everyone is one step for all. Collapsed attention (chapter 05) and unison are two sights of one thing.
-#
+# The two networks with the lowest NMI move tokens together most: where attention gives every query about the same average,
+# that average is one step for all. **Collapsed attention makes unison. It does not hold the other way round**: MAE's
+# attention has not collapsed, and its tokens move mostly together all the same. Maps may differ while what they fetch does
+# not.
 #
 # ## 2. In unison with whom?
 #
-# A step that all 64 tokens share may tell something about this image. Or it may be the same for every image, and tell nothing: a
-# bias. So split the squared movement into three parts that add up to 1:
+# A step that all 64 tokens share may tell something about this image. Or it may be the same for every image, and tell
+# nothing: a bias. So split the squared movement into three parts that add up to 1:
 #
 # - the step common to **all tokens of all images**,
 # - what the mean step of an **image** has besides,
 # - what a single **token** has besides that.
 #
-# **Predict, then run.** In MoCo v3's late blocks, unison is nearly 1. How much of it is the same for every image: a tenth, a half or
-# nine tenths?
+# **Predict, then run.** In MoCo v3's late blocks, unison is nearly 1. How much of it is the same for every image: a tenth,
+# a half or nine tenths?
 
 # %%
 def step_parts(results):
@@ -215,8 +225,8 @@ figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", 
 plots.show(figure, alt="Stacked bars by block: MoCo v3 and untrained are mostly common to all images; SimMIM is mostly single tokens.")
 
 # %% [markdown]
-# More than nine tenths. What looks like unison in the late blocks is mostly a constant that attention adds to every token of every
-# image. It cannot help to tell images, or tokens, apart.
+# More than nine tenths. What looks like unison in the late blocks is mostly a constant that attention adds to every token
+# of every image. It cannot help to tell images, or tokens, apart.
 #
 # Take the constant out and ask again: of what remains, which share belongs to images and which to single tokens?
 
@@ -236,26 +246,27 @@ for name in [*zoo.names("shapes"), "untrained"]:
     print(f"{name:<11} unison in blocks 7 to 12 ≈ {late:.2f}, without the constant ≈ {unison_without_constant(own, token):.2f}")
 
 # %% [markdown]
-# Of the three, MoCo v3 stays ahead, SimMIM far behind, and now training shows: MoCo v3 lies clearly above the untrained network. So the paper's
-# sentence has a part that random weights do not explain, and it is a small one. In the late blocks about a twentieth of MoCo v3's
-# squared movement tells images apart, and next to nothing tells the tokens of an image apart.
+# Of the three, MoCo v3 stays ahead, SimMIM far behind, and now training shows: MoCo v3 lies clearly above the untrained
+# network. So the paper's sentence has a part that random weights do not explain, and it is a small one. In the late blocks
+# a few hundredths of MoCo v3's squared movement tell images apart, and next to nothing tells the tokens of an image apart.
 #
-# MAE, the second masked network, shows what the constant hides: with it, MAE seems to move tokens mostly together; without it, MAE
-# stands beside SimMIM. (`hybrid` mixes both losses; chapter 11 is about it.)
+# MAE, the second masked network, shows what the constant hides: with it, MAE seems to move tokens mostly together; without
+# it, MAE stands beside SimMIM. (`hybrid` mixes both losses; chapter 11 is about it.)
 #
 # ## 3. Spectra: which variance does attention make?
 #
-# Moving in unison leaves the differences between the tokens of an image as they were. So there is a second way to ask, without any
-# steps: how large are the differences, before and after? Park et al. (Figure 7) take the singular values of the covariance at
-# two levels:
+# Moving in unison leaves the differences between the tokens of an image as they were. So there is a second way to ask,
+# without any steps: how large are the differences, before and after? Park et al. (Figure 7) take the singular values of the
+# covariance at two levels:
 #
 # - **token level**: how the tokens of one image differ, a spectrum for each image;
 # - **image level**: how the *mean* tokens of images differ, one spectrum for all.
 #
 # ### By hand: five tokens
 #
-# A covariance of D channels is D × D. The same numbers come out of an N × N matrix, the products of N tokens with each other: the
-# **Gram matrix**. It is the smaller one where an image has fewer tokens than channels, 64 and 96 here, 196 and 768 in a ViT-B.
+# A covariance of D channels is D × D. The same numbers come out of an N × N matrix, the products of N tokens with each
+# other: the **Gram matrix**. It is the smaller one where an image has fewer tokens than channels, 64 and 96 here, 196 and
+# 768 in a ViT-B.
 
 # %%
 tokens = torch.tensor([[2.0, 0, 0], [-2, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 0]], dtype=torch.float64)  # 5 tokens, 3 channels
@@ -265,8 +276,8 @@ for name, matrix in {"covariance": covariance, "Gram": gram}.items():
     print(f"{name:<11}", [f"{value:.2f}" for value in torch.linalg.eigvalsh(matrix).flip(0).abs()])
 
 # %% [markdown]
-# 2 and 0.5 by both ways; the rest is zeros, one above and three below. (A covariance is symmetric and not negative: its singular values
-# are its eigenvalues, the variances along the principal directions.)
+# 2 and 0.5 by both ways; the rest is zeros, one above and three below. (A covariance is symmetric and not negative: its
+# singular values are its eigenvalues, the variances along the principal directions.)
 #
 # **Predict, then run.** Five tokens of 8 channels, all random. The covariance has 8 eigenvalues. How many are not 0?
 
@@ -278,9 +289,9 @@ print("ln of eigenvalues:", [f"{v:.1f}" for v in logs[:4]], "and four more, all 
 print("the library's:    ", [f"{v:.1f}" for v in token_spectrum(tokens[None])[0]])
 
 # %% [markdown]
-# Four: five points less their mean span four directions. The other four are rounding noise, and a logarithm makes a curve of
-# it that falls off a cliff. So a spectrum of N tokens ends at rank **N - 1** at the latest: 63 here, 195 for 14 × 14 patches, however
-# wide the network.
+# Four: five points less their mean span four directions. The other four are rounding noise, and a logarithm makes a curve
+# of it that falls off a cliff. So a spectrum of N tokens ends at rank **N - 1** at the latest: 63 here, 195 for 14 × 14
+# patches, however wide the network.
 #
 # One more choice. Spectra of many images are averaged, and it is their *logarithms* that are averaged:
 
@@ -289,8 +300,8 @@ variances = torch.tensor([100.0, 0.01])  # along the first direction, in two ima
 print(f"mean of logs {variances.log().mean():.1f}, log of the mean {variances.mean().log():.1f}")
 
 # %% [markdown]
-# One image varies ten thousand times as much as the other. The mean of logs stands half-way; the log of the mean forgets the
-# smaller one. Logs also turn "twice the variance" into the same distance everywhere.
+# One image varies ten thousand times as much as the other. The mean of logs stands half-way; the log of the mean forgets
+# the smaller one. Logs also turn "twice the variance" into the same distance everywhere.
 #
 # ### Token level
 
@@ -302,24 +313,27 @@ for name in names:
     axis.fill_between(range(1, 64), mean - 1.96 * error, mean + 1.96 * error, color=plots.COLORS[name], alpha=0.25)
 axis.set(xlabel="rank", ylabel="ln variance", title="Token level, after block 12, mean of 256 images")
 axis.legend()
-plots.show(figure, alt="Falling spectra of 63 ranks: SimMIM lies highest throughout, MoCo v3 and untrained nearly coincide from rank 8 on.")
+plots.show(figure, alt="Falling spectra of 63 ranks: SimMIM lies highest throughout, MoCo v3 and untrained nearly coincide from rank 15 on.")
 
 # %% [markdown]
-# In every direction SimMIM's tokens differ most. MoCo v3 and the untrained network have nearly the same spectrum from rank 8 on;
-# what training added lies in the first few directions. (Shaded 95 % intervals over 256 images are thinner than the lines.) But how
-# long are the tokens?
+# In every direction SimMIM's tokens differ most. MoCo v3 and the untrained network have nearly the same spectrum from rank
+# 15 on; what training added lies in the first directions. (Shaded 95 % intervals over 256 images are thinner than the
+# lines.) But how long are the tokens?
 
 # %%
-for name, tokens in halves.items():
-    print(f"{names[name]:<9} mean length after block 12 ≈ {tokens[12].norm(dim=-1).mean():.0f}")
+for name, network in networks.items():
+    last = patch_tokens(network, world.images(torch.arange(32)))[12]  # (32, 64, 96)
+    print(f"{names[name]:<9} mean length after block 12 ≈ {last.norm(dim=-1).mean():.0f}, "
+          f"of the mean of all tokens ≈ {last.mean((0, 1)).norm():.0f}")
 
 # %% [markdown]
-# Training made tokens longer, SimMIM's most, and the norm behind the last block takes length away again. So the height of a curve
-# says little from one network to the next: scale lifts all ranks, and both levels, alike. Mind *where* a curve rises, and at which
+# Training made tokens longer, and the norm behind the last block takes length away again. Nearly all of MoCo v3's length is
+# one vector that all tokens share, which a covariance does not see; SimMIM's is not. So the height of a curve says little
+# from one network to the next: scale lifts all ranks, and both levels, alike. Mind *where* a curve rises, and at which
 # level.
 #
-# Now the mean over ranks, at every depth, for both levels. At image level each image is one point; so the same function serves,
-# with images in the place of tokens. The library's `ImageSpectrum` sums up over batches instead; the two agree:
+# Now the mean over ranks, at every depth, for both levels. At image level each image is one point; so the same function
+# serves, with images in the place of tokens. The library's `ImageSpectrum` sums up over batches instead; the two agree:
 
 # %%
 streamed = record(networks["simmim"], world, [ImageSpectrum()])["image_spectrum"]  # (25, 96)
@@ -343,18 +357,19 @@ for name in names:
 for axis, title in zip(axes, ("Token level, mean of 256 images", "Image level, of 256 images")):
     axis.set(title=title, xlabel="depth (dots: after attention)", ylabel="mean ln variance, 63 ranks")
 axes[0].legend()
-plots.show(figure, alt="Token level: MoCo v3 is flat from depth 2, SimMIM keeps rising. Image level: all rise, MoCo v3 earliest.")
+plots.show(figure, alt="Token level: MoCo v3 is flat from depth 4, SimMIM keeps rising. Image level: all rise, MoCo v3 earliest.")
 
 # %% [markdown]
-# Token level, left: MoCo v3 is nearly flat from depth 2 on, SimMIM climbs to the end. Image level, right: all three climb, the
-# untrained network as well; MoCo v3 is the first to rise, and SimMIM has passed it by the end.
+# Token level, left: MoCo v3 is nearly flat from depth 4 on, SimMIM climbs to the end. Image level, right: all three climb,
+# the untrained network as well; MoCo v3 is the first to rise, and SimMIM has passed it by the end.
 #
 # ### What attention adds
 #
 # The curves hold attention and MLP together. Take only the steps from a block's input to the dot after it.
 #
-# **Predict, then run.** Movement in unison cannot change how tokens differ from each other, only where images are. How much variance
-# does attention add in blocks 7 to 12: which networks have a bar of about 0 at token level, and which has the highest at image level?
+# **Predict, then run.** Movement in unison cannot change how tokens differ from each other, only where images are. How much
+# variance does attention add in blocks 7 to 12: which networks have a bar of about 0 at token level, and which has the
+# highest at image level?
 
 # %%
 def attention_gain(values):
@@ -368,9 +383,9 @@ def image_gain(means):
 
 
 # %% [markdown]
-# At token level every image has a number of its own, and the interval is that of a mean. At image level there is one number for
-# all images. Leave out one sixteenth of the images, compute it again, do so for each sixteenth: how far these numbers scatter
-# says how far off it may be. That is the **jackknife**; 2.13 is Student's factor for sixteen groups.
+# At token level every image has a number of its own, and the interval is that of a mean. At image level there is one number
+# for all images. Leave out one sixteenth of the images, compute it again, do so for each sixteenth: how far these numbers
+# scatter says how far off it may be. That is the **jackknife**; 2.13 is Student's factor for sixteen groups.
 
 # %%
 def leave_out(statistic, values, groups=16):
@@ -392,7 +407,7 @@ for name in names:
     mean, error = mean_and_error(attention_gain(results["token_spectrum"][:, 12:].mean(2)))
     image_level[name] = leave_out(image_gain, results["means"][:, 12:])
     gains[name] = [(mean.item(), 1.96 * error.item()), jackknife(image_level[name])]
-    print(f"{names[name]:<9}", ", ".join(f"{level} level ≈ {value:+.3f} ± {wide:.3f}"
+    print(f"{names[name]:<9}", ", ".join(f"{level} level ≈ {value:+.4f} ± {wide:.4f}"
                                          for level, (value, wide) in zip(("token", "image"), gains[name])))
 
 # %%
@@ -409,18 +424,18 @@ axis.set_xticklabels(names.values()), axis.tick_params("x", pad=14, length=0), a
 plots.show(figure, alt="Bars: attention of SimMIM adds variance at both levels, that of MoCo v3 and untrained at image level alone.")
 
 # %% [markdown]
-# At token level it is as unison demands: MoCo v3 and the untrained network add next to nothing, SimMIM adds in every block. At image
-# level it is not what you may have expected: attention adds in all three, and **least in MoCo v3**. If late contrastive attention
-# were special for driving images apart, its bar would be the highest. And if you count SimMIM's gain at token level as scale and
-# take it off, MoCo v3 and SimMIM are left with about the same.
+# At token level it is as unison demands: MoCo v3 and the untrained network add next to nothing, SimMIM adds in every block.
+# At image level it is not what you may have expected: attention adds in all three, and **least in MoCo v3**. If late
+# contrastive attention were special for driving images apart, its bar would be the highest. And if you count SimMIM's gain
+# at token level as scale and take it off, MoCo v3 and SimMIM are left with about the same.
 #
-# A likely reason, not tested here: MoCo v3 did that work early. Its image curve rises steepest in the first two blocks and has
-# flattened by block 7. A network of 96 channels on a world of ten shapes may need no more.
+# A likely reason, not tested here: MoCo v3 did that work early. Its image curve rises steepest in the first two blocks and
+# has flattened by block 7. A network of 96 channels on a world of ten shapes may need no more.
 #
 # ## 4. Whom is a token next to?
 #
-# Nine images, three each of three shapes, make 576 tokens after block 12. t-SNE lays them out in the plane so that near ones
-# stay near (Park et al., Figure E.2).
+# Nine images, three each of three shapes, make 576 tokens after block 12. t-SNE lays them out in the plane so that near
+# ones stay near (Park et al., Figure E.2).
 
 # %%
 labels = world.labels(torch.arange(256))
@@ -435,16 +450,17 @@ for column, name in enumerate(names):
         colors = (torch.arange(9) // group).repeat_interleave(64)
         axis.scatter(*places[name].flatten(0, 1).T, s=5, c=colors, cmap=palette, vmin=0, vmax=9 if group == 1 else 7)
         axis.set(title=f"{names[name]}, by {kind}", xticks=[], yticks=[])
-figure.supxlabel("t-SNE, first axis", fontsize=9), figure.supylabel("second axis", fontsize=9)
+figure.supxlabel("t-SNE, first axis; below, green: disks, orange: crosses, purple: stars", fontsize=9)
+figure.supylabel("second axis", fontsize=9)
 plots.show(figure, alt="Six t-SNE pictures of 576 tokens of three networks, coloured by image above and by shape below.")
 
 # %% [markdown]
-# In MoCo v3 many tokens lie in patches of one colour, and two images of a star share one; a good part, in the middle and below, is
-# mixed. In SimMIM colours are mixed nearly everywhere, as the paper shows. But look to the right: **the untrained network
-# also sorts many tokens by image**, without having learned anything.
+# In MoCo v3's upper half many tokens lie beside those of their image, and the stars' stand apart; the lower half is mixed.
+# In SimMIM colours are mixed nearly everywhere, as the paper shows. But look to the right: **the untrained network also
+# sorts many tokens by image**, without having learned anything.
 #
-# How far can you trust the gaps and groups? The untrained tokens once more, under two values of *perplexity*, which says about how
-# many neighbours of a point count:
+# How far can you trust the gaps and groups? The untrained tokens once more, under two values of *perplexity*, which says
+# about how many neighbours of a point count:
 
 # %%
 from sklearn.manifold import TSNE
@@ -459,9 +475,10 @@ figure.supxlabel("t-SNE, first axis", fontsize=9), figure.supylabel("second axis
 plots.show(figure, alt="The same tokens of the untrained network twice: at perplexity 4 many crumbs, at 20 larger groups.")
 
 # %% [markdown]
-# The same 576 points: crumbs on the left, groups on the right. Size, distance and number of groups are the method's as much as the
-# data's. So take a number that needs no picture. Among the ten nearest tokens of a token (by cosine), what
-# share is of **its own image**? And, a question the colours above cannot ask: what share is at **the same place** of another image?
+# The same 576 points: crumbs on the left, groups on the right. Size, distance and number of groups are the method's as much
+# as the data's. So take a number that needs no picture. Among the ten nearest tokens of a token (by cosine), what share is
+# of **its own image**? And, a question the colours above cannot ask: what share is at **the same place** of another image?
+# From here on with 32 images.
 
 # %%
 def neighbour_shares(tokens, k=10):
@@ -487,18 +504,19 @@ for axis, title, chance, kind in zip(axes, ("Of its own image", "At its place in
     for name in names:
         axis.plot(range(0, 13, 2), [s[kind] for s in shares[name]], "o-", ms=4, color=plots.COLORS[name], label=names[name])
     axis.axhline(chance, color="black", lw=1, ls=":", label="chance")
-    axis.set(title=title, xlabel="depth", xticks=range(0, 13, 2), ylim=(0, None))
+    axis.set(title=title, xlabel="depth (n = 32 images)", xticks=range(0, 13, 2), ylim=(0, None))
 figure.supylabel("share of the 10 nearest tokens", fontsize=10)
 axes[1].legend()
-plots.show(figure, alt="Left: tokens' neighbours come from their own image. Right: SimMIM's early tokens sit with their place.")
+plots.show(figure, alt="Left: tokens of their own image among the nearest, untrained most, SimMIM least. Right: SimMIM's early tokens sit with their place.")
 
 # %% [markdown]
-# Left: MoCo v3's tokens keep to their image most, SimMIM's least, and most of the way from chance to MoCo v3 is covered by random
-# weights. Right: SimMIM's tokens are mixed, and yet not unsorted. After block 2, half of a token's nearest are at **its place in
-# other images**: early on SimMIM sorts by *where*. A likely reason: a masked token has nothing but its place to start from.
+# Left: SimMIM's tokens keep to their image less than MoCo v3's, as the paper has it. But the untrained network's keep to it
+# most: training took both away from there. Right: SimMIM's tokens are mixed, and yet not unsorted. After block 2, half of a
+# token's nearest are at **its place in other images**: early on SimMIM sorts by *where*. A likely reason: a masked token
+# has nothing but its place to start from.
 #
-# A second number, the **silhouette**, compares mean distances, to the token's own image and to the nearest other one: above 0 if
-# its own is nearer.
+# A second number, the **silhouette**, compares mean distances, to the token's own image and to the nearest other one: above
+# 0 if its own is nearer.
 
 # %%
 purity = {name: neighbour_purity(stack[12]) for name, stack in stacks.items()}  # (32,) each
@@ -507,14 +525,14 @@ for name in names:
     print(f"{names[name]:<9} purity ≈ {purity[name].mean():.2f}, silhouette ≈ {apart[name].mean():.2f}")
 
 # %% [markdown]
-# All are below 0: on average, some other image is nearer than one's own. (A patch of ground resembles another image's ground more
-# than its own object.) SimMIM is last by both numbers; **between MoCo v3 and the untrained network the two numbers disagree**. "More
-# clustered by image than random" holds for the ten nearest, and does not hold for mean distances.
+# All are below 0: on average, some other image is nearer than one's own. (A patch of ground resembles another image's
+# ground more than its own object.) SimMIM is last by both numbers, and **the untrained network is first by both**. "More
+# clustered by image than SimMIM" holds for MoCo v3; "than random weights" does not.
 #
 # ## 5. On photographs
 #
-# Two photographs come with scikit-learn. Cut into squares of 64 pixels they are as far from the procedural world as can be: no
-# network here has seen a photograph.
+# Two photographs come with scikit-learn. Cut into squares of 64 pixels they are as far from the procedural world as can be:
+# no network here has seen a photograph.
 
 # %%
 from sklearn.datasets import load_sample_images
@@ -540,15 +558,15 @@ for place, squares_of in {"shapes": some, **photos}.items():
     print(f"{place:<7}", ", ".join(f"{names[name]} ≈ {value:.2f}" for name, value in late.items()))
 
 # %% [markdown]
-# The order stays. MoCo v3 and the control move everything together, whatever they are shown, which fits a step that is mostly a
-# constant. SimMIM lies below them, and closer than on shapes. A likely reason is that squares of sky and dark background have
-# patches that are all alike, and tokens that are alike take like steps. Twelve squares of one photograph are no sample, so there
-# is no interval.
+# The order stays. MoCo v3 and the control move everything together, whatever they are shown, which fits a step that is
+# mostly a constant. SimMIM lies below them, and closer than on shapes. A likely reason is that squares of sky and dark
+# background have patches that are all alike, and tokens that are alike take like steps. Twelve squares of one photograph
+# are no sample, so there is no interval.
 #
 # ## 6. What held?
 #
-# Each sentence becomes a difference that is positive if the sentence is true, with a 95 % interval over images: **supported** if
-# all of the interval is above 0, **not supported** if all of it is below, **inconclusive** otherwise.
+# Each sentence becomes a difference that is positive if the sentence is true, with a 95 % interval over images:
+# **supported** if all of the interval is above 0, **not supported** if all of it is below, **inconclusive** otherwise.
 
 # %%
 from lib.evaluation.report import bootstrap_mean, bootstrap_statistic
@@ -603,13 +621,14 @@ for text, value, low, high in rows:
     print(f"{text:<67} {verdict(low, high):<13} ≈ {value:+.3f} (≈ {low:+.3f} to ≈ {high:+.3f})")
 
 # %% [markdown]
-# Intervals are over images, for **one network of each kind**. Another seed of training may move a difference by more than its
-# interval, so read small ones with care: "supported" says that a difference is not 0 for *these* networks, never that it is large.
+# Intervals are over images, for **one network of each kind**. Another seed of training may move a difference by more than
+# its interval, so read small ones with care: "supported" says that a difference is not 0 for *these* networks, never that
+# it is large.
 #
-# What holds of Park et al.'s picture: contrastive attention moves tokens in unison and leaves their differences alone; SimMIM's does
-# neither; and tokens keep to their image more in MoCo v3. What the control adds: an untrained network does all of this too, somewhat
-# less (and by silhouettes not less). What does not show at this scale: that late contrastive attention drives images apart more
-# than other attention does.
+# What holds of Park et al.'s picture: contrastive attention moves tokens in unison and leaves their differences alone;
+# SimMIM's does neither; and tokens keep to their image more in MoCo v3. What the control adds: an untrained network does
+# all of this too, a little less in unison, and it keeps tokens to their image even more. What does not show at this scale:
+# that late contrastive attention drives images apart more than other attention does.
 
 # %% [markdown]
 # ## Exercises
@@ -622,8 +641,8 @@ from lib.exercises import chapter06
 # %% [markdown]
 # ### Exercise 1 · ★☆☆ · 5 minutes
 #
-# Write `unison_of(before, after)` for the tokens of one image, (P, D) each → the squared length of the mean step, divided by the mean of
-# the squared lengths of the steps.
+# Write `unison_of(before, after)` for the tokens of one image, (P, D) each → the squared length of the mean step, divided
+# by the mean of the squared lengths of the steps.
 #
 # *Hint:* the two means run over tokens, the sums inside a length over channels.
 #
@@ -647,8 +666,8 @@ chapter06.check_unison_of(unison_of);
 # %% [markdown]
 # ### Exercise 2 · ★★☆ · 10 minutes
 #
-# Write `gram_spectrum(tokens)`: tokens (P, D) of one image, with P no larger than D → the natural logarithms of the P - 1 eigenvalues
-# that are not 0, largest first, from the P × P Gram matrix.
+# Write `gram_spectrum(tokens)`: tokens (P, D) of one image, with P no larger than D → the natural logarithms of the P - 1
+# eigenvalues that are not 0, largest first, from the P × P Gram matrix.
 #
 # *Hint:* `torch.linalg.eigvalsh` gives the smallest first. What comes off the tokens before any product?
 #
@@ -675,8 +694,8 @@ chapter06.check_gram_spectrum(gram_spectrum);
 # %% [markdown]
 # ### Exercise 3 · ★★☆ · 10 minutes
 #
-# Write `project(tokens, k)`, (P, D) → (P, k): where the tokens, less their mean, lie along the k directions in which they vary most,
-# the most varying first. A direction may point either way; the check accepts both.
+# Write `project(tokens, k)`, (P, D) → (P, k): where the tokens, less their mean, lie along the k directions in which they
+# vary most, the most varying first. A direction may point either way; the check accepts both.
 #
 # *Hint:* `torch.linalg.svd(x, full_matrices=False)` gives U, S and Vh, and a direction is a *row* of Vh.
 #
@@ -703,8 +722,8 @@ chapter06.check_project(project);
 # %% [markdown]
 # ### Exercise 4 · ★★★ · 15 minutes
 #
-# Write `image_purity(tokens, k)`: tokens (B, P, D) of B images → one number. For each of the B · P tokens take the k others, of any
-# image, with the largest cosine; which share of them is of the token's own image? The mean over all tokens.
+# Write `image_purity(tokens, k)`: tokens (B, P, D) of B images → one number. For each of the B · P tokens take the k
+# others, of any image, with the largest cosine; which share of them is of the token's own image? The mean over all tokens.
 #
 # *Hint:* flatten the first two axes; token i then belongs to image i // P. Who is always nearest to you?
 #
@@ -733,17 +752,19 @@ chapter06.check_image_purity(image_purity);
 # ## What to take away
 #
 # - The directions in which tokens vary most need not be those in which they move. Ask a drawing how much it shows.
-# - MoCo v3's attention moves the tokens of an image together, SimMIM's moves each for itself. An untrained network moves them together
-#   too, so unison alone is no sign of learning.
+# - MoCo v3's attention moves the tokens of an image together, SimMIM's does so far less. An untrained network moves them
+#   together too, so unison alone is no sign of learning.
 # - Most of that common step is the same for all images. Take it out before you read meaning into it.
 # - N tokens vary in N - 1 directions at most; the Gram matrix gives their variances. Average logarithms.
-# - Attention that moves tokens in unison leaves the token-level spectrum alone: so it is in MoCo v3 and the control, not in SimMIM.
-# - A t-SNE picture needs a number and an untrained network beside it. SimMIM's tokens do not sort by image; early on they sort by place.
+# - Attention that moves tokens in unison leaves the token-level spectrum alone: so it is in MoCo v3 and the control, not in
+#   SimMIM.
+# - A t-SNE picture needs a number and an untrained network beside it. SimMIM's tokens do not sort by image; early on they
+#   sort by place.
 #
-# **Limits.** One small network of each kind, trained on a procedural world; intervals are over images, not over seeds of training.
-# That image-level variance does not set MoCo v3 apart here says nothing about ViT-B on ImageNet. Only the attention half of a block
-# is taken apart; `Unison` measures the MLP half too. Unison and the shares of
-# neighbours are measures of this course; the paper's figures are pictures and spectra.
+# **Limits.** One small network of each kind, trained on a procedural world; intervals are over images, not over seeds of
+# training. That image-level variance does not set MoCo v3 apart here says nothing about ViT-B on ImageNet. Only the
+# attention half of a block is taken apart; `Unison` measures the MLP half too. Unison and the shares of neighbours are
+# measures of this course; the paper's figures are pictures and spectra.
 #
-# **References.** Park et al. 2023, *What Do Self-Supervised Vision Transformers Learn?*, section 3, Figures 6, 7 and E.2. van der
-# Maaten and Hinton 2008, *Visualizing Data using t-SNE*. Rousseeuw 1987, *Silhouettes*, for the silhouette.
+# **References.** Park et al. 2023, *What Do Self-Supervised Vision Transformers Learn?*, section 3, Figures 6, 7 and E.2.
+# van der Maaten and Hinton 2008, *Visualizing Data using t-SNE*. Rousseeuw 1987, *Silhouettes*, for the silhouette.

@@ -101,6 +101,10 @@ def check_nmi(nmi) -> str:
         "The sign is the other way round: I = H(k) - H(k|q).": -right,
         "All heads went into one number; keep one for each head.": right.mean(),
     }, "For 3 heads on 8 patches, the second a permutation")
+    one_key = nmi(torch.zeros(1, 8, 8, dtype=torch.float64).index_fill(-1, torch.tensor([3]), 1.0))
+    if isinstance(one_key, Tensor) and one_key.isnan().any():
+        raise CourseError("for a head whose queries all look at one key, 0 was expected, and nan came. There H(k) is 0, and "
+                          "what you divide by too: keep it above a tiny number, .clamp(min=1e-6)")
     return "The permutation gives 1, whatever it permutes."
 
 

@@ -43,9 +43,11 @@ class HeatMaps(anywidget.AnyWidget):
         stack = {title: np.asarray(values, dtype=np.float32) for title, values in maps.items()}
         for title, values in stack.items():
             if values.shape != shape or 0 in shape:
-                raise CourseError(f"the map {title!r} has shape {values.shape}; {shape[0]} rows and {shape[1]} columns are named")
+                raise CourseError(f"the map {title!r} has shape {values.shape}; {shape[0]} rows and {shape[1]} columns are "
+                                  "named")
             if not np.isfinite(values).all():
-                raise CourseError(f"the map {title!r} holds {np.count_nonzero(~np.isfinite(values))} values that are not finite")
+                bad = np.count_nonzero(~np.isfinite(values))
+                raise CourseError(f"the map {title!r} holds {bad} values that are not finite")
         self.maps = stack
         self.low = min(float(values.min()) for values in stack.values()) if low is None else low
         self.high = max(float(values.max()) for values in stack.values()) if high is None else high

@@ -33,8 +33,7 @@ _CPU_EPOCHS = {
     "shapes": {"supervised": 4, "mocov3": 8, "dino": 8, "simmim": 10, "mae": 16, "hybrid": 8},
     "imagenette": {"supervised": 12, "mocov3": 8, "dino": 6, "simmim": 24, "mae": 40, "hybrid": 6},
 }
-# A sweep on a CPU is of seven networks for each seed: smaller ones, for three epochs.
-_CPU_SWEEP = dict(model="vit_nano", epochs=3)
+_CPU_SWEEP_EPOCHS = 2                                              # a sweep on a CPU is of seven networks for each seed
 # Labelled images that fine-tuning gets, None for all: few where the CPU must be done in minutes.
 LABELS = {"gpu": {"shapes": 2000, "imagenette": None}, "cpu": {"shapes": 500, "imagenette": 1000}}
 
@@ -45,7 +44,7 @@ def planned(world: str, model: str, budget: str = "gpu", seed: int = 0, cl_weigh
     changes = WORLDS[world] | dict(seed=seed) | ({} if cl_weight is None else dict(cl_weight=cl_weight))
     if budget == "cpu":
         changes |= _CPU | _CPU_WORLD[world] | _CPU_MODEL[model] | dict(epochs=_CPU_EPOCHS[world][model])
-        changes |= {} if cl_weight is None else _CPU_SWEEP
+        changes |= {} if cl_weight is None else dict(epochs=_CPU_SWEEP_EPOCHS)
     r = recipe(model, "course", **changes)
     epochs = max(1, round(share * r.epochs))
     return replace(r, epochs=epochs, warmup_epochs=r.warmup_epochs * epochs / r.epochs)
