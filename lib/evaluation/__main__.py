@@ -26,7 +26,7 @@ from lib.evaluation.features import POOLINGS
 from lib.evaluation.linear import PROTOCOLS, published_probe
 from lib.evaluation.load import Subject, open_subject
 from lib.evaluation.report import check_out, write_report
-from lib.evaluation.robustness import MODES, noise_robustness
+from lib.evaluation.robustness import MODES, STRENGTHS, noise_robustness
 from lib.evaluation.shape_bias import cue_conflict, read_categories, shapes_cue_conflict
 from lib.evaluation.table import rebuild
 from lib.evaluation.yardsticks import COUNTS, measure, share
@@ -105,13 +105,16 @@ def classifier(a, subject: Subject, backbone) -> tuple[LinearClassifier, Loaded]
 
 def noise(a, subject: Subject, backbone) -> dict:
     probe, _ = classifier(a, subject, backbone)
-    val = Loaded(open_source(a.data, "val", subject.size, difficulty=a.difficulty), limit=1000)
-    return noise_robustness(probe.predict, val, mode=a.mode, seed=a.seed, device=pick_device(a.device))
+    val = Loaded(open_source(a.data, "val", subject.size, limit=a.val_images, difficulty=a.difficulty))
+    strength = STRENGTHS[a.mode]
+    found = noise_robustness(probe.predict, val, mode=a.mode, strength=strength, seed=a.seed, device=pick_device(a.device))
+    return {"mode": a.mode, "strength": strength} | found
 
 
 def shape_bias(a, subject: Subject, backbone) -> dict:
     if not a.stimuli:
-        return shapes_cue_conflict(backbone, a.pooling, a.difficulty, 4000 if a.images is None else a.images, depth=a.depth)
+        train_images = 4000 if a.images is None else a.images
+        return shapes_cue_conflict(backbone, a.pooling, a.difficulty, train_images, a.val_images, a.depth)
     if not a.categories:
         raise CourseError("--stimuli needs --categories, the JSON file that maps ImageNet's classes to Geirhos' 16 categories")
     probe, _ = classifier(a, subject, backbone)
@@ -155,6 +158,9 @@ def parser_of(name: str) -> argparse.ArgumentParser:
         parser.add_argument("--warmup-epochs", type=float, help="instead of the recipe's")
     if name == "dense":
         parser.add_argument("--pairs", help="a folder of images/ and masks/; the objects of shapes if left out")
+    if name in ("noise", "shape-bias"):
+        parser.add_argument("--val-images", type=int, default={"noise": 1000, "shape-bias": 2000}[name],
+                            help="decide on N validation images only")
     if name == "noise":
         parser.add_argument("--mode", choices=MODES, default="published", help="the published noise, or equal energy a band")
     if name == "shape-bias":

@@ -2,6 +2,9 @@
 
 Park et al. 2023, Figure 10; Raghu et al. 2021, Figures 11 and 13; Shekhar et al. 2023, on CLS against pooled tokens by block.
 """
+import json
+from pathlib import Path
+
 from torch import nn
 
 from lib.errors import CourseError
@@ -9,6 +12,8 @@ from lib.evaluation.features import extract_depths
 from lib.evaluation.linear import linear_probe
 from lib.evaluation.neighbors import knn_predict
 from lib.evaluation.yardsticks import share
+
+RESULTS = Path(__file__).parents[2] / "data" / "results" / "zoo"
 
 
 def by_depth(backbone: nn.Module, train, val, depths: list[int] | None = None) -> dict[str, dict]:
@@ -30,3 +35,16 @@ def by_depth(backbone: nn.Module, train, val, depths: list[int] | None = None) -
             "linear": [share(linear_probe(features[depth], labels, queries[depth])[0] == truth) for depth in depths],
         }
     return found
+
+
+def written(world: str, name: str, kind: str = "trained", folder: Path = RESULTS) -> dict[str, dict]:
+    """What data/results holds of a network of a world by depth, such as ("shapes", "simmim"), as `by_depth` gives it.
+
+    kind: "trained", or "untrained" for its control. Raises CourseError if there is nothing of this name.
+    """
+    path = folder / f"{world}-{name}-depths.json"
+    if not path.exists():
+        known = sorted(p.stem.removeprefix(f"{world}-").removesuffix("-depths") for p in folder.glob(f"{world}-*-depths.json"))
+        raise CourseError(f"data/results has nothing by depth of {name!r} in world {world!r}; there are "
+                          f"{', '.join(known) or 'none'}")
+    return json.loads(path.read_text())[kind]

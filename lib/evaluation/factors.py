@@ -16,11 +16,12 @@ RIDGES = tuple(10.0**k for k in range(-6, 4))
 def fit_ridge(features: Tensor, targets: Tensor, ridge: float) -> Tensor:
     """Least squares with a penalty of ridge * |weights|² beside the mean squared error: (N, D), (N,) -> (D,).
 
-    Solves (X'X / N + ridge) w = X'y / N. Features and targets have mean 0, so there is no bias.
+    Solves (X'X / N + ridge) w = X'y / N. Features and targets have mean 0, so there is no bias. Several targets for several
+    features at once: (..., N, D), (N, C) -> (..., D, C).
     """
-    n, d = features.shape
+    n, d = features.shape[-2:]
     penalty = ridge * torch.eye(d).to(features)
-    return torch.linalg.solve(features.T @ features / n + penalty, features.T @ targets / n)
+    return torch.linalg.solve(features.mT @ features / n + penalty, features.mT @ targets / n)
 
 
 def ridge_probe(features: Tensor, targets: Tensor, queries: Tensor, seed: int = 0) -> tuple[Tensor, float]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lib.data.views import normalize
 from lib.errors import CourseError
 
-POOLINGS = ("cls", "mean")
+POOLINGS = ("cls", "mean")                 # one vector an image, as heads read it; `take` knows two more
 
 
 @contextlib.contextmanager
@@ -30,24 +30,38 @@ def frozen(backbone: nn.Module):
         backbone.train(training)
 
 
-def pooled(backbone: VisionTransformer, images: Tensor, depths=(None,), pooling: str = "cls") -> dict[int | None, Tensor]:
-    """Normalised images (B, 3, H, W) -> {depth: (B, D)}, in one forward pass.
+def take(tokens: Tensor, prefix: int, pooling: str | int) -> Tensor:
+    """What is read of tokens (B, prefix + P, D), CLS first: "cls", "mean" of the patches or one patch by its number -> (B, D).
+
+    Patches are numbered row by row from 0. "tokens" is all of them, prefix first: (B, prefix + P, D). Raises CourseError if
+    the pooling is unknown, or there is no CLS token or no such patch.
+    """
+    patches = tokens.shape[1] - prefix
+    if pooling == "cls" and not prefix:
+        raise CourseError("this backbone has no CLS token; choose the pooling mean")
+    if isinstance(pooling, int) and pooling in range(patches):
+        return tokens[:, prefix + pooling]
+    if pooling not in (*POOLINGS, "tokens"):
+        raise CourseError(f"there is no pooling {pooling!r}; choose one of {', '.join(POOLINGS)}, tokens, or a patch from 0 to "
+                          f"{patches - 1}")
+    return {"cls": tokens[:, 0], "mean": tokens[:, prefix:].mean(1), "tokens": tokens}[pooling]
+
+
+def pooled(backbone: VisionTransformer, images: Tensor, depths=(None,),
+           pooling: str | int = "cls") -> dict[int | None, Tensor]:
+    """Normalised images (B, 3, H, W) -> {depth: (B, D)}, in one forward pass; with the pooling "tokens" (B, N, D), see `take`.
 
     A model that was trained on the mean of its patch tokens may have its final LayerNorm behind that mean (timm calls it
     `fc_norm`); it is applied there. Raises CourseError if a depth or the pooling is unknown, or there is no CLS token.
     """
     prefix, last = backbone.num_prefix_tokens, len(backbone.blocks)
-    if pooling not in POOLINGS:
-        raise CourseError(f"there is no pooling {pooling!r}; choose one of {', '.join(POOLINGS)}")
-    if pooling == "cls" and not prefix:
-        raise CourseError("this backbone has no CLS token; choose the pooling mean")
     for depth in depths:
         if depth is not None and depth not in range(last + 1):
             raise CourseError(f"there is no depth {depth}; this backbone has 0 (the embedding) to {last}, and None for the end")
     kept, hooks = {}, []
 
     def keep(depth: int | None, tokens: Tensor) -> None:                           # tokens (B, prefix + N, D)
-        kept[depth] = tokens[:, 0] if pooling == "cls" else tokens[:, prefix:].mean(1)
+        kept[depth] = take(tokens, prefix, pooling)
 
     try:
         for depth in set(depths) - {None, 0}:
@@ -63,15 +77,16 @@ def pooled(backbone: VisionTransformer, images: Tensor, depths=(None,), pooling:
     return {depth: kept[depth] for depth in depths}
 
 
-def extract_depths(backbone: VisionTransformer, source, depths, pooling: str = "cls", batch_size: int = 256,
+def extract_depths(backbone: VisionTransformer, source, depths, pooling: str | int = "cls", batch_size: int = 256,
                    mean: tuple[float, ...] | None = None, std: tuple[float, ...] | None = None,
                    ) -> tuple[dict[int | None, Tensor], Tensor]:
     """-> {depth: features (N, D) float32} and labels (N,) int64, on the CPU, of all depths in one pass.
 
-    pooling: "cls" takes the CLS token (MoCo v3, DINO), "mean" the mean of the patch tokens (SimMIM, MAE). The backbone runs
-    in eval mode, on the device it is on. mean, std: of red, green, blue in [0, 1], as the weights expect them; ImageNet's
-    if left out (AugReg's ViTs take 0.5 for all). Raises CourseError if features are not finite, if a depth or the pooling
-    is unknown, or if the images do not fit.
+    pooling: "cls" takes the CLS token (MoCo v3, DINO), "mean" the mean of the patch tokens (SimMIM, MAE), a number a single
+    patch, and "tokens" all tokens, features (N, tokens, D), see `take`. The backbone runs in eval mode, on the device it is
+    on. mean, std: of red, green, blue in [0, 1], as the weights expect them; ImageNet's if left out (AugReg's ViTs take 0.5
+    for all). Raises CourseError if features are not finite, if a depth or the pooling is unknown, or if the images do not
+    fit.
     """
     if not len(depths):
         raise CourseError("no depth was asked for; depths such as (0, 6, None)")
@@ -90,13 +105,13 @@ def extract_depths(backbone: VisionTransformer, source, depths, pooling: str = "
     features = {depth: torch.cat(parts) for depth, parts in batches.items()}
     for depth, rows in features.items():
         if not rows.isfinite().all():
-            bad, where = int((~rows.isfinite()).any(1).nonzero()[0]), "" if depth is None else f" at depth {depth}"
+            bad, where = int((~rows.flatten(1).isfinite()).any(1).nonzero()[0]), "" if depth is None else f" at depth {depth}"
             raise CourseError(f"features are not finite, first for image {bad} of {source.name}{where}: "
                               "the weights are damaged")
     return features, source.labels(torch.arange(len(source)))
 
 
-def extract(backbone: VisionTransformer, source, pooling: str = "cls", batch_size: int = 256, depth: int | None = None,
+def extract(backbone: VisionTransformer, source, pooling: str | int = "cls", batch_size: int = 256, depth: int | None = None,
             mean: tuple[float, ...] | None = None, std: tuple[float, ...] | None = None) -> tuple[Tensor, Tensor]:
     """-> features (N, D) float32 and labels (N,) int64, on the CPU; of one depth, else like `extract_depths`."""
     features, labels = extract_depths(backbone, source, (depth,), pooling, batch_size, mean, std)

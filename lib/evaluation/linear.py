@@ -36,13 +36,18 @@ def fit(features: Tensor, labels: Tensor, classes: int, weight_decay: float, ste
     return weights.detach()
 
 
+def scores(features: Tensor, weights: Tensor) -> Tensor:
+    """What the fitted layer gives for each class: (N, D), (D + 1, classes) -> (N, classes)."""
+    return features @ weights[:-1] + weights[-1]
+
+
 def predict(features: Tensor, weights: Tensor) -> Tensor:
-    return (features @ weights[:-1] + weights[-1]).argmax(1)
+    return scores(features, weights).argmax(1)
 
 
 def check_features(features: Tensor, targets: Tensor, queries: Tensor) -> None:
     """Raises CourseError unless features (N, D), targets (N,) and queries (Q, D) fit together and are finite."""
-    if len(features) < 20 or features.shape[1:] != queries.shape[1:] or len(features) != len(targets):
+    if features.ndim != 2 or len(features) < 20 or features.shape[1:] != queries.shape[1:] or len(features) != len(targets):
         raise CourseError(f"a linear probe needs features (N, D) with N at least 20, labels (N,) and queries (Q, D), got "
                           f"{tuple(features.shape)}, {tuple(targets.shape)} and {tuple(queries.shape)}")
     if not (features.isfinite().all() and queries.isfinite().all()):
@@ -58,6 +63,15 @@ def hold_out(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 def linear_probe(features: Tensor, labels: Tensor, queries: Tensor, seed: int = 0) -> tuple[Tensor, float]:
     """Train on features (N, D), labels (N,); -> predicted classes of the queries (Q,) and the weight decay chosen.
 
+    They are the classes with the largest of `linear_scores`.
+    """
+    found, weight_decay = linear_scores(features, labels, queries, seed)
+    return found.argmax(1), weight_decay
+
+
+def linear_scores(features: Tensor, labels: Tensor, queries: Tensor, seed: int = 0) -> tuple[Tensor, float]:
+    """Train on features (N, D), labels (N,); -> logits of the queries (Q, classes) and the weight decay chosen.
+
     Features are standardised by the training set. The weight decay is the best of WEIGHT_DECAYS on a tenth of the training
     images held out at random; then the probe is fitted on all of them. The queries have no say in it.
     """
@@ -71,7 +85,7 @@ def linear_probe(features: Tensor, labels: Tensor, queries: Tensor, seed: int = 
         return (predict(features[held], weights) == labels[held]).float().mean().item()
 
     best = max(WEIGHT_DECAYS, key=held_out_accuracy)
-    return predict(queries, fit(features, labels, classes, best)), best
+    return scores(queries, fit(features, labels, classes, best)), best
 
 
 # ------------------------------------------------------------------------------------------------- published protocols

@@ -19,6 +19,7 @@ NAMES = {"supervised": "Supervised", "mocov3": "MoCo v3", "dino": "DINO", "simmi
          "untrained": "Untrained"}
 COLUMNS = {"knn": "k-NN", "linear": "linear", "finetuned": "fine-tuned", "texture": "texture", "ground": "ground",
            "x": "x (R²)", "y": "y (R²)", "miou": "object mIoU"}
+MORE = ("finetuned", "depths", "curves", "noise", "shape-bias")                  # measured of a network in files of their own
 TOLERANCE = 0.015          # of a share: half precision, other libraries and processors turn some images of a thousand
 
 
@@ -33,10 +34,26 @@ def written(world: str, name: str, kind: str = "trained", folder: Path = RESULTS
     path = folder / "zoo" / f"{world}-{stem}.json"
     if not path.exists():
         known = sorted(p.stem.removeprefix(f"{world}-") for p in path.parent.glob(f"{world}-*.json")
-                       if not p.stem.endswith(("-finetuned", "-depths", "-curves")))
+                       if not p.stem.endswith(tuple(f"-{what}" for what in MORE)))
         raise CourseError(f"data/results has nothing of {name!r} in world {world!r}; there are {', '.join(known) or 'none'}")
     found, tuned = json.loads(path.read_text())[kind], path.with_stem(f"{path.stem}-finetuned")
     return found | ({"finetuned": json.loads(tuned.read_text())[kind]["finetuned"]} if tuned.exists() else {})
+
+
+def measured(world: str, what: str, kind: str = "trained", folder: Path = RESULTS) -> dict[str, dict]:
+    """What a further command found, "noise" or "shape-bias" say, of every shipped network that data/results has it of.
+
+    -> {name: what the command writes under `kind`}, in the manifest's order. kind: "untrained" is each network's own control.
+    Raises CourseError for another measurement, and if there is none of any network.
+    """
+    if what not in MORE:
+        raise CourseError(f"nothing is measured under the name {what!r}; there are {', '.join(MORE)}")
+    paths = {name: folder / "zoo" / f"{world}-{name}-{what}.json" for name in zoo.names(world)}
+    found = {name: json.loads(path.read_text())[kind] for name, path in paths.items() if path.exists()}
+    if not found:
+        raise CourseError(f"data/results has no {what} of any network in world {world!r}; python -m lib.training.zoo --world "
+                          f"{world} measures those that ship")
+    return found
 
 
 def remeasure(world: str, name: str, device: str = "cpu") -> dict:

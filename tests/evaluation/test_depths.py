@@ -1,11 +1,13 @@
 """Probes by depth are those of the single evaluators, at every depth and for both poolings."""
+import json
+
 import pytest
 import timm
 import torch
 
 from lib.data import Shapes
 from lib.errors import CourseError
-from lib.evaluation.depths import by_depth
+from lib.evaluation.depths import by_depth, written
 from lib.evaluation.features import extract
 from lib.evaluation.linear import linear_probe
 from lib.evaluation.neighbors import knn_accuracy
@@ -49,3 +51,18 @@ def test_a_backbone_without_cls_has_pooled_tokens_only():
 def test_bad_depths_get_a_line(backbone, depths, message):
     with pytest.raises(CourseError, match=message):
         by_depth(backbone, Shapes("train", 32, 20), Shapes("val", 32, 20), depths)
+
+
+def test_what_was_written_is_read_back_by_name_and_kind(tmp_path):
+    result = {"trained": {"depth": [0, 1]}, "untrained": {"depth": [0]}}
+    (tmp_path / "shapes-mae-depths.json").write_text(json.dumps(result))
+    assert written("shapes", "mae", folder=tmp_path) == {"depth": [0, 1]}
+    assert written("shapes", "mae", "untrained", tmp_path) == {"depth": [0]}
+    for world, known in {"shapes": "there are mae", "imagenette": "there are none"}.items():
+        with pytest.raises(CourseError, match=f"nothing by depth of 'dino' in world '{world}'; {known}"):
+            written(world, "dino", folder=tmp_path)
+
+
+def test_what_ships_has_every_depth():
+    found = written("shapes", "simmim")
+    assert found["depth"] == list(range(13)) and len(found["mean"]["linear"]) == 13

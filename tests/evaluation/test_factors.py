@@ -31,6 +31,14 @@ def test_ridge_against_scikit_learn(ridge):
     torch.testing.assert_close(fit_ridge(features, targets, ridge), torch.from_numpy(theirs))
 
 
+def test_ridges_of_many_features_and_targets_at_once():
+    generator = torch.Generator().manual_seed(0)
+    features, targets = torch.randn(3, 30, 6, generator=generator).double(), torch.randn(30, 2, generator=generator).double()
+    many = fit_ridge(features, targets, 0.3)
+    one_by_one = torch.stack([torch.stack([fit_ridge(x, y, 0.3) for y in targets.T], 1) for x in features])
+    torch.testing.assert_close(many, one_by_one)
+
+
 def test_a_line_is_read_off_and_noise_is_not():
     features, targets = line(200, 0)
     queries, truth = line(500, 1)

@@ -81,6 +81,20 @@ def test_every_depth_is_what_the_model_says_it_is(name, pooling, source):
         assert depth == 3 or (features[depth] - features[3]).abs().max() > 0.1
 
 
+@pytest.mark.parametrize("name", ["course", "timm, registers", "timm, mean"])
+def test_all_tokens_and_single_patches(name, source):
+    network = model(name)
+    prefix, tokens = PREFIX.get(name, 1), slow_tokens(name, network, normalize(source.images(torch.arange(20))))
+    everything = extract_depths(network, source, DEPTHS, "tokens", batch_size=8)[0]
+    for depth in DEPTHS:
+        expected = network.fc_norm(tokens[depth]).detach() if depth is None else tokens[depth]
+        torch.testing.assert_close(everything[depth], expected, rtol=0, atol=2e-5)
+        for patch in (0, 7, 15):
+            one = extract(network, source, patch, depth=depth)[0]
+            torch.testing.assert_close(one, expected[:, prefix + patch], rtol=0, atol=2e-5)
+    assert everything[1].shape == (20, prefix + 16, 24)
+
+
 @pytest.mark.parametrize("name", ["timm", "timm, mean", "beit", "beit, mean"])
 def test_the_end_is_what_the_model_puts_before_its_head(name, source):
     network = model(name).eval()
@@ -113,8 +127,9 @@ def test_a_backbone_is_left_as_it_was(source):
     assert network.training
     assert not any(block._forward_hooks or block._forward_pre_hooks for block in network.blocks)
     network.blocks[1].mlp.fc2.bias.data[3] = math.nan
-    with pytest.raises(CourseError, match="features are not finite, first for image 0 of shapes at depth 2: the weights"):
-        extract_depths(network, source, (0, 1, 2))
+    for pooling in ("cls", "tokens"):
+        with pytest.raises(CourseError, match="features are not finite, first for image 0 of shapes at depth 2: the weights"):
+            extract_depths(network, source, (0, 1, 2), pooling)
     assert torch.equal(extract_depths(network, source, (0, 1))[0][1], first[1])    # before the damage nothing is wrong
     assert network.training
 
@@ -162,7 +177,9 @@ def test_a_backbone_of_another_precision(source):
     (dict(depth=4), r"there is no depth 4; this backbone has 0 \(the embedding\) to 3, and None for the end"),
     (dict(depth=-1), "there is no depth -1"),
     (dict(depth=1.5), "there is no depth 1.5"),
-    (dict(pooling="max"), "there is no pooling 'max'; choose one of cls, mean"),
+    (dict(pooling="max"), "there is no pooling 'max'; choose one of cls, mean, tokens, or a patch from 0 to 15"),
+    (dict(pooling=16), "there is no pooling 16; choose one of cls, mean, tokens, or a patch from 0 to 15"),
+    (dict(pooling=-1), "there is no pooling -1"),
     (dict(mean=(0.5, 0.5, 0.5)), "mean and std are three numbers each"),
     (dict(std=(0.5, 0.5, 0.5)), "mean and std are three numbers each"),
     (dict(mean=(0.5,), std=(0.5, 0.5, 0.5)), "mean and std are three numbers each"),

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from lib import random
@@ -281,6 +282,19 @@ def test_a_sweep_is_as_good_as_the_best_head_by_lbfgs():
     assert accuracy(swept, truth) > accuracy(best, truth) - 0.03 > 0.4
 
 
+def test_scores_rank_the_classes_as_a_slow_softmax_regression_does():
+    features, labels = clusters(120, 0, noise=2.0)
+    queries, _ = clusters(50, 1, noise=2.0)
+    found, decay = linear.linear_scores(features, labels, queries)
+    predicted, again = linear.linear_probe(features, labels, queries)
+    assert found.shape == (50, 5) and decay == again and torch.equal(found.argmax(1), predicted)
+    mean, std = features.double().mean(0), features.double().std(0) + 1e-6
+    x, y = ((features - mean) / std).numpy(), labels.numpy()       # of the mean loss, so C = 1 / (N decay)
+    slow = LogisticRegression(C=1 / (120 * decay), max_iter=10_000, tol=1e-8).fit(x, y)
+    expected = torch.from_numpy(slow.predict_log_proba(((queries - mean) / std).numpy()))
+    torch.testing.assert_close(found.double().log_softmax(1), expected, rtol=0.01, atol=0.05)
+
+
 # ---------------------------------------------------------------------------------------------------------- on a backbone
 
 @pytest.fixture(scope="module")
@@ -359,6 +373,7 @@ def test_it_learns_what_can_be_seen(sources):
     (dict(batch_size=1), "a batch of 1$"),
     (dict(batch_size=46), "a batch of 46$"),
     (dict(features=torch.zeros(19, 4)), "got 19 images"),
+    (dict(features=torch.zeros(50, 2, 4), queries=torch.zeros(5, 2, 4)), "a linear probe needs features"),
     (dict(labels=torch.zeros(49, dtype=torch.int64)), "a linear probe needs features"),
     (dict(queries=torch.zeros(5, 3)), "a linear probe needs features"),
     (dict(queries=torch.full((5, 4), math.nan)), "a linear probe needs finite features"),

@@ -10,7 +10,7 @@ from lib import random
 from lib.data.shapes import Shapes
 from lib.data.views import normalize
 from lib.errors import CourseError
-from lib.evaluation.robustness import BANDS, band, band_noise, correct_under_noise, noise_robustness
+from lib.evaluation.robustness import BANDS, STRENGTHS, band, band_noise, correct_under_noise, noise_robustness
 
 PI, HALF = math.pi, 0.05 * math.pi
 SIZES = [(16, 16), (15, 15), (24, 17), (9, 32)]
@@ -87,6 +87,13 @@ def test_published_noise_grows_threefold_from_low_to_high():
     assert 2.7 < high / low < 3.3
     double = band_noise(KEYS[:6], (151, 151), 0.1 * PI, HALF, strength=1.4)
     assert double.square().mean().sqrt().item() == pytest.approx(2 * low)
+
+
+def test_the_two_modes_are_as_strong_over_all_bands_together():
+    """What the command line gives: one mode three times as strong as the other could not be compared with it."""
+    mean = [sum(band_noise(KEYS[:3], (151, 151), centre, HALF, mode, strength).square().mean().item() for centre in BANDS) / 9
+            for mode, strength in STRENGTHS.items()]
+    assert mean[1] == pytest.approx(mean[0], rel=0.05) and STRENGTHS["published"] == 0.7
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -62,6 +62,23 @@ def test_what_was_written_of_a_network(tmp_path, monkeypatch):
         table_module.written("shapes", "dino", folder=tmp_path)
 
 
+def test_what_further_commands_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(table_module.zoo, "names", lambda *_: ["mae", "dino", "simmim"])
+    (tmp_path / "zoo").mkdir()
+    with pytest.raises(table_module.CourseError, match=r"no noise of any network in world 'shapes'.*lib\.training\.zoo"):
+        table_module.measured("shapes", "noise", folder=tmp_path)
+    for name, value in (("simmim", 1), ("hybrid-0.4", 2), ("mae", 3)):
+        (tmp_path / "zoo" / f"shapes-{name}-noise.json").write_text(json.dumps({"trained": {"clean": value},
+                                                                                "untrained": {"clean": -value}}))
+    found = table_module.measured("shapes", "noise", folder=tmp_path)
+    assert list(found.items()) == [("mae", {"clean": 3}), ("simmim", {"clean": 1})]
+    assert table_module.measured("shapes", "noise", "untrained", tmp_path)["simmim"] == {"clean": -1}
+    with pytest.raises(table_module.CourseError, match=r"under the name 'loudness'; there are finetuned, depths"):
+        table_module.measured("shapes", "loudness", folder=tmp_path)
+    with pytest.raises(table_module.CourseError, match="nothing of 'dino' in world 'shapes'; there are none"):
+        table_module.written("shapes", "dino", folder=tmp_path)    # a noise file is no network of that name
+
+
 @pytest.mark.skipif(not (table_module.zoo.FOLDER / "manifest.json").exists(),
                     reason="no checkpoints ship yet: see lib.training.zoo")
 def test_shapes_are_rebuilt_from_the_shipped_checkpoints():
