@@ -5,12 +5,14 @@ PYTHON ?= python3
 python := .venv/bin/python
 stamp := .venv/.installed
 
-.PHONY: help setup lab test chapters lint
+.PHONY: help setup lab test chapters assignments grade lint
 
 help:
 	@echo "make lab        open the course in JupyterLab        ARGS=\"--no-browser --port 8899\" is passed on"
 	@echo "make test       run every test and every chapter     ARGS=\"-k contrastive -x\" is passed on"
 	@echo "make chapters   run the chapters whose source changed and save them as notebooks; FORCE=1 takes them all"
+	@echo "make assignments   make what students get, in chapters/assignments/release/"
+	@echo "make grade      grade what they hand in: make grade SUBMISSIONS=folder   (chapters/assignments/README.md)"
 	@echo "make lint       check the style of the code"
 	@echo "make setup      make .venv and install the course; every other command does it when it is needed"
 	@echo "                PYTHON=python3.12 chooses the Python (3.11 or newer) that .venv is made with"
@@ -31,6 +33,15 @@ chapters: $(stamp)
 	@echo "Building the notebooks in chapters/ from chapters/source/"
 	@$(python) chapters/build.py $(if $(FORCE),--force) $(ARGS)
 
+assignments: $(stamp)
+	@echo "Making what students get, in chapters/assignments/release/"
+	@$(python) chapters/assignments/release.py $(ARGS)
+
+grade: $(stamp)
+	@test -n "$(SUBMISSIONS)" || { echo "Name the folder that holds a folder for each student: make grade SUBMISSIONS=folder"; exit 1; }
+	@echo "Grading $(SUBMISSIONS), which runs the code in it"
+	@$(python) chapters/assignments/grade.py "$(SUBMISSIONS)" $(ARGS)
+
 lint: $(stamp)
 	@echo "Checking the style of the code"
 	@$(python) -m ruff check . $(ARGS)
@@ -49,5 +60,5 @@ $(stamp): pyproject.toml
 	@rm -f $(stamp)
 	@$(python) -m pip --version >/dev/null 2>&1 || { echo "Making .venv"; "$(PYTHON)" -m venv --clear .venv; }
 	@echo "Installing the course into .venv (the first time: some minutes, several GB)"
-	@$(python) -m pip install --disable-pip-version-check --quiet -e ".[test]"
+	@$(python) -m pip install --disable-pip-version-check --quiet -e ".[test,classroom]"
 	@pwd -P | tr -d '\n' > $(stamp)

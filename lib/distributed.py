@@ -1,6 +1,7 @@
 """What several processes need to act as one. In a single process every function here is the identity.
 
-Start with torchrun: `torchrun --nproc-per-node 2 -m lib.training mocov3 --scale smoke`.
+Start with torchrun: `torchrun --nproc-per-node 2 -m lib.training mocov3 --scale smoke`; on several nodes with torchrun's
+--nnodes, --node-rank, --master-addr and --master-port too, or by SLURM: lib/training/slurm.sh.
 """
 import os
 
@@ -8,24 +9,39 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from lib.errors import CourseError
 from lib.precision import widen
 
 
 def start(device: str) -> torch.device:
-    """Join the processes that torchrun started, if it did, and return this process's device."""
+    """Join the processes that torchrun started, if it did, and return this process's device.
+
+    Raises CourseError where the first of them cannot be reached.
+    """
     if "WORLD_SIZE" not in os.environ:
         return torch.device(device)
-    if device == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group("nccl", device_id=torch.device("cuda", int(os.environ["LOCAL_RANK"])))
-        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("gloo")
+    try:
+        if device == "cuda":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            dist.init_process_group("nccl", device_id=torch.device("cuda", int(os.environ["LOCAL_RANK"])))
+            return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("gloo")
+    except (dist.DistNetworkError, dist.DistStoreError):
+        raise CourseError(f"process {os.environ.get('RANK')} found no other at MASTER_ADDR {os.environ.get('MASTER_ADDR')}, "
+                          f"MASTER_PORT {os.environ.get('MASTER_PORT')}: the first node must have started, and be reached by "
+                          "that name") from None
     return torch.device(device)
 
 
 def stop() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def wait() -> None:
+    """Until all processes have come here."""
+    if dist.is_initialized():
+        dist.barrier()
 
 
 def world_size() -> int:

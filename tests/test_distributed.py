@@ -1,9 +1,11 @@
 """Two processes train like one at the same global batch: batch norm, keys of all, loss curves, weights.
 
-The processes run on the CPU and talk by gloo; torchrun starts them, as it does on GPUs.
+Whether each holds the whole network or a share of it, whether they go on from one process or one from them, and after one
+was killed. The processes run on the CPU and talk by gloo; torchrun starts them, as it does on GPUs.
 """
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,7 @@ from torch import nn
 from lib import cli, distributed
 from lib.data import Loaded, open_source
 from lib.distributed import BatchNorm
+from lib.errors import CourseError
 from lib.objectives.contrastive import info_nce
 from lib.training import __main__ as command_line
 from lib.training import checkpoint
@@ -31,12 +34,14 @@ OTHERS = {"dino": dict(hidden=32, bottleneck=16, prototypes=24, local_size=8, lo
           "mae": dict(decoder_dim=16, decoder_depth=1, decoder_heads=2),
           "supervised": dict(mixup=0.0, cutmix=0.0),               # which mix an image with one of its own process
           "hybrid": dict(hidden=32, dim=16, mask_cell=1, cl_weight=0.4)}
+SHARDED = {"mocov3": dict(hidden=32, dim=16), "mae": dict(OTHERS["mae"], checkpoint_blocks=True, accumulate=2, clip_norm=0.1)}
+ELASTIC = dict(SIMMIM, precision="fp64", log_every=1, checkpoint_every=1)
 
 
 def torchrun(*command: str) -> subprocess.CompletedProcess:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command],
-                          cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+                          cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
 
 
 def numbers() -> dict[str, torch.Tensor]:
@@ -79,6 +84,41 @@ def losses_in_float64(objective: str) -> list[float]:
     return [line["loss"] for line in trainer.history]
 
 
+def sharded(objective: str, shard: bool, folder: Path | None = None) -> Trainer:
+    """Four steps in float64, with the network split over the processes or not."""
+    r = recipe(objective, "smoke", images=32, epochs=2, batch_size=16, image_size=16, patch_size=4, warmup_epochs=0.5,
+               log_every=1, knn_every=2, precision="fp64", device="cpu", shard=shard, **SHARDED[objective])
+    source = Loaded(open_source("shapes", "train", 16, limit=32, difficulty=r.difficulty))
+    trainer = Trainer(r, source, folder, monitor=lambda backbone: {"knn": checksum(backbone)})
+    trainer.run()
+    return trainer
+
+
+def checksum(backbone: nn.Module) -> float:
+    """A number that depends on all weights: the representation of a grey image."""
+    with torch.no_grad():
+        return backbone(torch.full((1, 3, 16, 16), 0.1, dtype=torch.float64)).square().sum().item()
+
+
+def elastic(folder: Path, resume: bool, upto: int, killed: bool = False) -> tuple[Trainer, dict[int, list[int]]]:
+    """A run that ends after a step, by a stop or by the death of the second process; -> it, and the images of each step."""
+    r = recipe("simmim", **ELASTIC)
+    source, seen = Loaded(open_source("shapes", "train", 16, limit=64, difficulty=r.difficulty)), {}
+    trainer = Trainer(r, source, folder, resume=resume)
+    step = trainer.train_step
+
+    def watched(s: int):
+        seen[s] = trainer.batch_indices(s).tolist()
+        if s + 1 == upto and killed and distributed.rank() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        trainer.stop = s + 1 == upto
+        return step(s)
+
+    trainer.train_step = watched
+    trainer.run()
+    return trainer, seen
+
+
 # ---------------------------------------------------------------------------------------- what each of the two processes does
 
 def work(folder: Path) -> None:
@@ -96,6 +136,14 @@ def work(folder: Path) -> None:
     found |= {"history": trainer.history, "weights": trainer.objective.state_dict(), "stopped": stopped.step,
               "resumed": resumed.history, "resumed weights": resumed.objective.state_dict()}
     found["others"] = {objective: losses_in_float64(objective) for objective in OTHERS}
+    for shard in (False, True):
+        for objective in SHARDED:
+            trainer = sharded(objective, shard, folder / f"{objective}-sharded" if shard else None)
+            share = sum(getattr(p, "_local_tensor", p).numel() for p in trainer.objective.parameters())
+            found[f"{objective} {shard}"] = trainer.history, share
+    found["one to two"] = elastic(folder / "one to two", resume=True, upto=8)[1]
+    torch.distributed.barrier()
+    found["two to one"] = elastic(folder / "two to one", resume=False, upto=3)[1]
     torch.save(found, folder / f"{rank}.pt")
     distributed.stop()
 
@@ -103,6 +151,7 @@ def work(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def found(tmp_path_factory) -> list[dict]:
     folder = tmp_path_factory.mktemp("two")
+    elastic(folder / "one to two", resume=False, upto=3)           # in this process, in the middle of the first epoch
     answer = torchrun(__file__, str(folder))
     assert answer.returncode == 0, answer.stderr[-3000:]
     return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)] + [folder]
@@ -166,6 +215,17 @@ def test_queries_meet_the_keys_of_all_processes(found):
     assert both.tolist() == pytest.approx([loss.item(), accuracy.item()], abs=1e-6)
 
 
+def test_a_first_process_that_cannot_be_reached_is_named(monkeypatch):
+    def refuse(*_, **__):
+        raise torch.distributed.DistNetworkError("The client socket has timed out")
+
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "node7", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.distributed, "init_process_group", refuse)
+    with pytest.raises(CourseError, match="process 1 found no other at MASTER_ADDR node7, MASTER_PORT 29500"):
+        distributed.start("cpu")
+
+
 def test_one_process_is_the_identity():
     x = numbers()["x"].requires_grad_()
     for function in (distributed.gather, distributed.mean, distributed.earliest):
@@ -224,6 +284,81 @@ def test_torchrun_gives_the_loss_of_one_process(tmp_path, monkeypatch, one_threa
     assert difference < 10 * tolerance
 
 
+# ----------------------------------------------------------------------------------------------- another number of processes
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory) -> tuple[Trainer, dict[int, list[int]]]:
+    return elastic(tmp_path_factory.mktemp("one"), resume=False, upto=8)
+
+
+def assert_same_run(folder: Path, unbroken: Trainer) -> None:
+    """To rounding, which differs with the number of processes."""
+    state = checkpoint.load(folder)
+    assert state["step"] == unbroken.step == 8
+    assert [line["step"] for line in state["history"]] == list(range(1, 9))
+    assert [line["loss"] for line in state["history"]] == pytest.approx([line["loss"] for line in unbroken.history], abs=1e-12)
+    assert largest_difference(state["objective"], unbroken.objective.state_dict()) < 1e-9
+
+
+def test_one_process_begins_and_two_go_on(found, unbroken, one_thread):
+    trainer, order = unbroken
+    seen = [answers["one to two"] for answers in found[:2]]
+    assert list(seen[0]) == [3, 4, 5, 6, 7]                        # none twice, none left out
+    assert all(seen[0][s] + seen[1][s] == order[s] for s in seen[0])
+    assert_same_run(found[2] / "one to two", trainer)
+
+
+def test_two_processes_begin_and_one_goes_on(found, unbroken, one_thread):
+    trainer, order = unbroken
+    _, seen = elastic(found[2] / "two to one", resume=True, upto=8)
+    first = [answers["two to one"] for answers in found[:2]]
+    assert list(first[0]) == [0, 1, 2] and list(seen) == [3, 4, 5, 6, 7]
+    assert all(first[0][s] + first[1][s] == order[s] for s in first[0]) and all(seen[s] == order[s] for s in seen)
+    epochs = [sorted(i for s in range(4 * e, 4 * e + 4) for i in order[s]) for e in (0, 1)]
+    assert epochs == [list(range(64))] * 2                         # every image once an epoch
+    assert_same_run(found[2] / "two to one", trainer)
+
+
+def test_one_of_two_is_killed_and_one_goes_on(tmp_path, unbroken, one_thread):
+    """In its sixth step, the second of the second epoch; the fifth has been written."""
+    answer = torchrun(__file__, str(tmp_path), "killed")
+    assert answer.returncode != 0 and "SIGKILL" in answer.stderr, answer.stderr[-3000:]
+    assert checkpoint.load(tmp_path / "killed")["step"] == 5
+    elastic(tmp_path / "killed", resume=True, upto=8)
+    assert_same_run(tmp_path / "killed", unbroken[0])
+
+
+# ------------------------------------------------------------------------------------------------------ a share of the network
+
+@pytest.mark.parametrize("objective", SHARDED)
+def test_a_sharded_network_trains_like_a_whole_one(objective, found):
+    for rank, answers in enumerate(found[:2]):
+        (whole, everything), (split, share) = answers[f"{objective} False"], answers[f"{objective} True"]
+        assert share < 0.51 * everything                           # what a process holds
+        assert len(whole) == len(split) == 5 - rank                # four steps, and the monitor of the first process
+        for one, other in zip(whole, split, strict=True):
+            assert one.keys() == other.keys()
+            for name in one:
+                assert other[name] == pytest.approx(one[name], abs=1e-9), name
+        assert ("knn" in whole[-1]) == (rank == 0)
+
+
+@pytest.mark.parametrize("objective", SHARDED)
+def test_checkpoint_of_a_sharded_network_is_that_of_a_whole_one(objective, found, one_thread, tmp_path):
+    folder = found[2] / f"{objective}-sharded"
+    alone = sharded(objective, shard=True, folder=tmp_path)       # one process has nothing to split
+    state, mine = checkpoint.load(folder), checkpoint.load(tmp_path)
+    assert state["step"] == 4 and largest_difference(state["objective"], mine["objective"]) < 1e-5
+    assert state["optimizer"]["param_groups"] == mine["optimizer"]["param_groups"]
+    for k, moments in mine["optimizer"]["state"].items():
+        assert largest_difference(state["optimizer"]["state"][k], moments) < 1e-5
+    weights, _ = checkpoint.read_export(folder / "backbone.safetensors")
+    assert all(torch.equal(x, state["objective"][f"backbone.{name}"]) for name, x in weights.items()
+               if not name.startswith("decoder."))
+    resumed = Trainer(alone.recipe, alone.source, folder, resume=True)
+    assert resumed.step == 4 and largest_difference(resumed.objective.state_dict(), state["objective"]) == 0
+
+
 def without_idle_weights(state: dict) -> dict:
     """Without the weights whose gradient is 0 but for rounding, which AdamW turns into steps of a random sign: the bias
     of the keys (softmax does not see it), the last bias before a batch norm, and with it that norm's running mean."""
@@ -232,5 +367,11 @@ def without_idle_weights(state: dict) -> dict:
     return {name: tensor.view(3, -1)[[0, 2]] if name.endswith("qkv.bias") else tensor for name, tensor in kept.items()}
 
 
+def die(folder: Path) -> None:
+    torch.set_num_threads(1)
+    distributed.start("cpu")
+    elastic(folder / "killed", resume=False, upto=6, killed=True)
+
+
 if __name__ == "__main__":
-    work(Path(sys.argv[1]))
+    die(Path(sys.argv[1])) if sys.argv[2:] else work(Path(sys.argv[1]))

@@ -32,7 +32,8 @@ def bounds(requirements: list[str]) -> dict[str, str]:
 
 def test_environment_is_in_step_with_pyproject():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
-    wanted = bounds(PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"])
+    extras = PROJECT["optional-dependencies"]
+    wanted = bounds(PROJECT["dependencies"] + extras["test"] + extras["classroom"])
     assert environment["name"] == PROJECT["name"]
     assert environment["channels"] == ["conda-forge"]
     assert bounds(environment["dependencies"]) == {CONDA_NAMES.get(name, name): b for name, b in wanted.items()} | CONDA_ONLY
@@ -46,7 +47,7 @@ def test_bounds_sees_a_difference():
 
 # A module imports from the rows before its own, and inside its own package. A program (__main__.py) may use everything.
 ORDER = [["errors", "precision"], ["random", "distributed", "cli"], ["data"], ["models"], ["objectives"], ["training"],
-         ["evaluation", "analysis"], ["viz"], ["exercises"]]
+         ["evaluation"], ["analysis"], ["viz"], ["exercises"]]
 LEVEL = {name: level for level, row in enumerate(ORDER) for name in row}
 
 
@@ -136,7 +137,8 @@ def make(tmp_path):
 def test_setup_once_and_again_only_when_needed(make):
     status, output, calls = make("setup")
     assert status == 0 and "Installing the course" in output
-    assert [call.split(" --")[0] for call in calls] == ["-m venv", "-m pip install"] and calls[1].endswith("-e .[test]")
+    assert [call.split(" --")[0] for call in calls] == ["-m venv", "-m pip install"]
+    assert calls[1].endswith("-e .[test,classroom]")
     assert make("setup") == (0, "The course is installed in .venv\n", [])
 
     os.utime(make.folder / ".venv/.installed", (0, 0))                   # now pyproject.toml is the newer one
@@ -177,6 +179,8 @@ def test_a_python_that_will_not_do_gets_one_line(make, trouble, message):
                                        "--dist loadfile -k one or two", "Running the tests"),
     (["chapters"], "chapters/build.py", "Building the notebooks"),
     (["chapters", "FORCE=1", "ARGS=01"], "chapters/build.py --force 01", "Building the notebooks"),
+    (["assignments", "ARGS=01"], "chapters/assignments/release.py 01", "Making what students get"),
+    (["grade", "SUBMISSIONS=the handed in"], "chapters/assignments/grade.py the handed in", "Grading the handed in"),
     (["lint"], "-m ruff check .", "Checking the style"),
 ])
 def test_each_command_says_and_does_one_thing(make, arguments, call, says):
@@ -186,10 +190,18 @@ def test_each_command_says_and_does_one_thing(make, arguments, call, says):
 
 
 @needs_make
+def test_grading_needs_a_folder(make):
+    make("setup")
+    status, output, calls = make("grade")
+    assert status != 0 and calls == [] and output.startswith("Name the folder") and "SUBMISSIONS=folder" in output
+
+
+@needs_make
 def test_make_alone_lists_the_commands(make):
     status, output, calls = make()
     assert status == 0 and calls == [] and not (make.folder / ".venv").exists()
-    assert re.findall(r"^make (\w+)", output, re.MULTILINE) == ["lab", "test", "chapters", "lint", "setup"]
+    assert re.findall(r"^make (\w+)", output, re.MULTILINE) == ["lab", "test", "chapters", "assignments", "grade", "lint",
+                                                                "setup"]
 
 
 def test_the_clean_machine_script_is_a_program():

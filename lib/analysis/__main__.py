@@ -1,12 +1,14 @@
-"""Look inside a network: `python -m lib.analysis curves shapes/mocov3 --out x.json`.
+"""Look inside a network: `python -m lib.analysis curves shapes/mocov3 --out x.json`; or test what papers say: `... claims`.
 
 A network is a run's folder, a checkpoint that ships ("shapes/mocov3"), an official one ("official:mocov3-vitb16") or "timm:"
 and a name. It is measured beside an untrained one of its kind, the negative control.
 """
 import shlex
 import sys
+from pathlib import Path
 
 from lib import cli
+from lib.analysis.claims import Lab, ledger
 from lib.analysis.curves import curves
 from lib.data import open_source
 from lib.data.shapes import DIFFICULTIES
@@ -40,14 +42,30 @@ def write_curves(arguments: list[str]) -> None:
         write_report(a.out, result, command=f"python -m lib.analysis {shlex.join(sys.argv[1:])}", seeds=[], device=device)
 
 
+def write_claims(arguments: list[str]) -> None:
+    parser = cli.Parser(prog="python -m lib.analysis claims", description="Measure the claims of the papers: a line for each.")
+    parser.add_argument("--world", default="shapes", help="whose networks")
+    parser.add_argument("--id", nargs="+", default=[], metavar="ID", help="these only, such as park-2; all if left out")
+    parser.add_argument("--images", type=int, default=256, help="of the validation split, at least 64")
+    parser.add_argument("--out", default=str(ledger.LEDGER), help="a JSON file to write; what else it holds stays")
+    a = parser.parse_args(arguments)
+    check_out(a.out)
+    lab, words = Lab(a.world, a.images), f"python -m lib.analysis {shlex.join(sys.argv[1:])}"
+    for entry in ledger.measure(ledger.chosen(a.id, a.world), lab, words, Path(a.out)):
+        print(ledger.line(entry), flush=True)
+
+
 def main() -> None:
     arguments = sys.argv[1:]
     if arguments[:1] == ["curves"]:
         return write_curves(arguments[1:])
+    if arguments[:1] == ["claims"]:
+        return write_claims(arguments[1:])
     if not arguments or arguments[:1] in (["-h"], ["--help"]):
-        return print(__doc__ + "\n  curves   attention, tokens and frequencies at every depth\n\n"
-                     "It has a --help of its own: python -m lib.analysis curves --help")
-    raise CourseError(f"there is no {arguments[0]!r}; choose curves")
+        return print(__doc__ + "\n  curves   attention, tokens and frequencies at every depth"
+                     "\n  claims   every claim of the papers, measured, with a verdict\n\n"
+                     "Each has a --help of its own: python -m lib.analysis curves --help")
+    raise CourseError(f"there is no {arguments[0]!r}; choose curves or claims")
 
 
 if __name__ == "__main__":

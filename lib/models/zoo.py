@@ -1,7 +1,8 @@
 """Checkpoints that ship with the course: `zoo.load("mocov3", world="shapes")` is a network ready to be looked at.
 
 `data/checkpoints` holds a safetensors file for each, in half precision, and `manifest.json`, which says of each how it was
-trained, on what, and how good it is. `zoo.load("mocov3-vitb16")` is an official checkpoint instead: see `lib.models.official`.
+trained, on what, and how good it is. `zoo.load("resnet")` is the CNN beside these ViTs; it is in `manifest-cnn.json`, for what
+compares objectives does not apply to it. `zoo.load("mocov3-vitb16")` is an official checkpoint: see `lib.models.official`.
 """
 import hashlib
 import json
@@ -9,18 +10,28 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load as read_safetensors
+from timm.models.resnet import ResNet
 from torch import Tensor
 
 from lib.errors import CourseError
-from lib.models import official
+from lib.models import official, resnet
 from lib.models.vit import ViT, create, init_xavier
 
 FOLDER = Path(__file__).parents[2] / "data" / "checkpoints"
+CNNS = "manifest-cnn.json"
 
 
 def manifest(folder: Path = FOLDER) -> dict[str, dict]:
-    """What ships: "world/name" -> recipe, data, seed, device, minutes, losses, accuracies, SHA-256 and more."""
-    path = folder / "manifest.json"
+    """The ViTs that ship: "world/name" -> recipe, data, seed, device, minutes, losses, accuracies, SHA-256 and more."""
+    return _read(folder / "manifest.json")
+
+
+def cnns(folder: Path = FOLDER) -> dict[str, dict]:
+    """The same of the CNNs that ship, if any."""
+    return _read(folder / CNNS) if (folder / CNNS).exists() else {}
+
+
+def _read(path: Path) -> dict[str, dict]:
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
@@ -30,7 +41,7 @@ def manifest(folder: Path = FOLDER) -> dict[str, dict]:
 
 
 def names(world: str, folder: Path = FOLDER) -> list[str]:
-    """The networks that ship for a world, in the manifest's order. Raises CourseError for a world without any."""
+    """The ViTs that ship for a world, in the manifest's order. Raises CourseError for a world without any."""
     keys = [key.split("/") for key in manifest(folder)]
     if world not in (w for w, _ in keys):
         raise CourseError(f"no checkpoints ship for world {world!r}; there are {', '.join(sorted({w for w, _ in keys}))}")
@@ -42,9 +53,11 @@ def weights(name: str, world: str, folder: Path = FOLDER) -> dict[str, Tensor]:
 
     Raises CourseError for an unknown name, and names the file when it is missing or damaged (its SHA-256 differs).
     """
-    if name not in names(world, folder):
-        raise CourseError(f"no checkpoint {name!r} ships for world {world!r}; there are {', '.join(names(world, folder))}")
-    entry = manifest(folder)[f"{world}/{name}"]
+    others = [key.split("/")[1] for key in cnns(folder) if key.startswith(f"{world}/")]
+    if name not in [*names(world, folder), *others]:
+        raise CourseError(f"no checkpoint {name!r} ships for world {world!r}; there are "
+                          f"{', '.join([*names(world, folder), *others])}")
+    entry = (manifest(folder) | cnns(folder))[f"{world}/{name}"]
     path = folder / entry["file"]
     if not path.exists():
         raise CourseError(f"{path} is missing; restore it with git checkout")
@@ -55,10 +68,11 @@ def weights(name: str, world: str, folder: Path = FOLDER) -> dict[str, Tensor]:
     return {key: tensor.float() for key, tensor in read_safetensors(data).items()}
 
 
-def load(name: str, world: str = "shapes", folder: Path = FOLDER) -> ViT:
+def load(name: str, world: str = "shapes", folder: Path = FOLDER) -> ViT | ResNet:
     """A trained backbone in eval mode, on the CPU; its images are in [0, 1], normalised with ImageNet's mean and std.
 
-    "untrained" is a network like the world's others before its first step, the negative control of every comparison.
+    "untrained" is a ViT like the world's others before its first step, the negative control of every comparison. "resnet" is
+    a CNN, with its classifier; its own control is `lib.models.resnet.untrained`.
     A name in `official.CHECKPOINTS` is a network of the papers, whatever the world; it is downloaded on first use.
     """
     if name in official.CHECKPOINTS:
@@ -66,6 +80,11 @@ def load(name: str, world: str = "shapes", folder: Path = FOLDER) -> ViT:
     if name == "untrained":
         return untrained(world, folder=folder)
     tensors = weights(name, world, folder)
+    if f"{world}/{name}" in cnns(folder):
+        model = cnns(folder)[f"{world}/{name}"]["model"]
+        network = resnet.create(model["name"], model["classes"])
+        network.load_state_dict(tensors)
+        return network.eval()
     backbone = create(**manifest(folder)[f"{world}/{name}"]["model"])
     backbone.load_state_dict({key: x for key, x in tensors.items() if not key.startswith(("head.", "decoder."))})
     return backbone.eval()

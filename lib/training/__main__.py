@@ -1,30 +1,47 @@
 """Train from the command line: `python -m lib.training mocov3 --scale smoke --data shapes --out runs/x`.
 
 Several processes: `torchrun --nproc-per-node 2 -m lib.training mocov3 --scale smoke`; batch_size stays the size over all.
+On a cluster: slurm.sh beside this file. What a run would take, without starting it: --dry-run.
+
+Exit codes: 0 done; 2 something given was wrong; 75 stopped by SIGTERM or Ctrl-C with a checkpoint, to go on with --resume.
 """
+import os
 import signal
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
+from typing import NamedTuple
 
 from lib import cli, distributed
 from lib.data import Loaded, open_source
 from lib.errors import CourseError
 from lib.evaluation.features import extract
 from lib.evaluation.neighbors import knn_accuracy
+from lib.training.plan import Assumptions, show
 from lib.training.recipes import OBJECTIVES, RECIPES, SCALES, Recipe, recipe
 from lib.training.trainer import Trainer, pick_device
 
 FITS = 40e9                                                                        # bytes held in memory at most
 
 
-def parse() -> tuple[str, str, Recipe, str, bool]:
-    """-> objective, scale, recipe, folder, resume. The scale chosen decides the defaults of all other flags."""
+class Order(NamedTuple):
+    """What the command line asks for; `plan` is set where it asks only what that would take."""
+    objective: str
+    scale: str
+    recipe: Recipe
+    out: str
+    resume: bool
+    plan: Assumptions | None
+
+
+def parse() -> Order:
+    """The scale chosen decides the defaults of all other flags."""
     first = cli.Parser(prog="python -m lib.training", add_help=False, conflict_handler="resolve")
     first.add_argument("objective", choices=OBJECTIVES, nargs="?", default=OBJECTIVES[0])
     first.add_argument("--scale", choices=SCALES, default="smoke")
     first.add_argument("--out")
-    for r in RECIPES.values():                                                     # so that it knows which flags take a value
+    for r in (*RECIPES.values(), Assumptions()):                                   # so that it knows which flags take a value
         cli.add_fields(first, r)
     known, _ = first.parse_known_args([a for a in sys.argv[1:] if a not in ("-h", "--help")])
     defaults = RECIPES[known.objective, known.scale]
@@ -34,12 +51,19 @@ def parse() -> tuple[str, str, Recipe, str, bool]:
     parser.add_argument("--scale", choices=SCALES, default="smoke", help="which recipe the other flags start from")
     parser.add_argument("--out", default=f"runs/{known.objective}-{known.scale}", help="folder of the run")
     parser.add_argument("--resume", action="store_true", help="continue the run in that folder")
+    parser.add_argument("--dry-run", action="store_true", help="say what the run would take, and start nothing")
+    cli.add_fields(parser, Assumptions())
     cli.add_fields(parser, defaults)
     chosen = vars(parser.parse_args())
-    objective, scale, out, resume = (chosen.pop(k) for k in ("objective", "scale", "out", "resume"))
+    objective, scale, out, resume, dry = (chosen.pop(k) for k in ("objective", "scale", "out", "resume", "dry_run"))
+    assumed = {f.name: chosen.pop(f.name) for f in fields(Assumptions)}
     if not out:
         raise CourseError("--out is empty; name a folder, such as --out runs/first")
-    return objective, scale, recipe(objective, scale, **chosen), str(Path(out).expanduser()), resume
+    if not dry and assumed != vars(Assumptions()):
+        raise CourseError(f"{', '.join('--' + f.name for f in fields(Assumptions))} belong to --dry-run; a run takes the GPUs "
+                          "that torchrun gives it")
+    return Order(objective, scale, recipe(objective, scale, **chosen), str(Path(out).expanduser()), resume,
+                 Assumptions(**assumed) if dry else None)
 
 
 def knn_monitor(r: Recipe, train):
@@ -54,7 +78,10 @@ def knn_monitor(r: Recipe, train):
 
 
 def train() -> None:
-    objective, scale, r, out, resume = parse()
+    objective, scale, r, out, resume, asked = parse()
+    if asked:
+        print(show(r, scale, asked))
+        return
     device = distributed.start(pick_device(r.device))
     main = distributed.rank() == 0
     try:
@@ -75,17 +102,21 @@ def train() -> None:
                       "reaches its peak; lower --warmup-epochs", flush=True)
         begun = time.perf_counter()
         trainer.run()
+        distributed.wait()                                                         # a launcher ends all when the first one ends
         if main:
             report(trainer, out, time.perf_counter() - begun)
     finally:
         distributed.stop()
+    if trainer.step < trainer.steps:
+        raise SystemExit(os.EX_TEMPFAIL)                                           # 75: not done, worth starting again
 
 
 def stop(trainer: Trainer, number: int) -> None:
-    """End after this step, with a checkpoint; a second signal ends at once."""
+    """End after this step, with a checkpoint. A second Ctrl-C ends at once; SIGTERM may come twice, from torchrun and SLURM."""
     print("\nstopping after this step, with a checkpoint", file=sys.stderr, flush=True)
     trainer.stop = True
-    signal.signal(number, signal.SIG_DFL)
+    if number == signal.SIGINT:
+        signal.signal(number, signal.SIG_DFL)
 
 
 def report(trainer: Trainer, out: str, seconds: float) -> None:

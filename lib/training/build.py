@@ -13,7 +13,16 @@ from lib.objectives.hybrid import Hybrid
 from lib.objectives.masked import MAE, SimMIM
 from lib.objectives.supervised import Supervised
 from lib.training.recipes import describe, recipe
-from lib.training.settings import DINORecipe, HybridRecipe, MAERecipe, MoCoV3Recipe, Recipe, SimMIMRecipe, SupervisedRecipe
+from lib.training.settings import (
+    FREE,
+    DINORecipe,
+    HybridRecipe,
+    MAERecipe,
+    MoCoV3Recipe,
+    Recipe,
+    SimMIMRecipe,
+    SupervisedRecipe,
+)
 
 
 def build(r: Recipe) -> nn.Module:
@@ -61,10 +70,10 @@ def _dino(r: DINORecipe) -> DINO:
 
 
 def from_description(described: dict) -> Recipe:
-    """The recipe behind `describe`'s plain data; fields of another version are named. Raises CourseError."""
+    """The recipe behind `describe`'s plain data. Raises CourseError for fields that are unknown, or missing and not FREE."""
     changes = {k: v for k, v in described.items() if k != "objective"}
     r = recipe(described.get("objective", "?"), "smoke", **changes)
-    missing = set(describe(r)) - set(described)
+    missing = set(describe(r)) - set(described) - FREE
     if missing:
         raise CourseError(f"the recipe lacks {', '.join(sorted(missing))}: it was written by another version of the course")
     return r

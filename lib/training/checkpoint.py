@@ -13,8 +13,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from lib import distributed
 from lib.errors import CourseError
 from lib.objectives import Objective
+from lib.training.sharding import whole
 
 KEYS = ("recipe", "images", "step", "objective", "optimizer", "history", "pending")          # what a checkpoint holds
 
@@ -74,12 +76,16 @@ def load(folder: Path) -> dict:
 
 
 def export(path: Path, objective: Objective, recipe: dict) -> None:
-    """The backbone under timm's names, what else the objective `ships` under its own, and the recipe, as safetensors."""
+    """The backbone under timm's names, what else the objective `ships` under its own, and the recipe, as safetensors.
+
+    All processes must call it; the first one writes.
+    """
     tensors = objective.backbone.state_dict()
     for part in objective.ships:
         tensors |= {f"{part}.{name}": tensor for name, tensor in getattr(objective, part).state_dict().items()}
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, lambda temporary: save_file(weights, temporary, metadata={"recipe": json.dumps(recipe)}))
+    weights = {name: whole(tensor).detach().cpu().contiguous() for name, tensor in tensors.items()}
+    if distributed.rank() == 0:
+        write_atomically(path, lambda temporary: save_file(weights, temporary, metadata={"recipe": json.dumps(recipe)}))
 
 
 def read_export(path: Path) -> tuple[dict[str, torch.Tensor], dict]:

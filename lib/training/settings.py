@@ -13,16 +13,26 @@ def option(default, text: str, choices: tuple[str, ...] = ()):
 
 # Bounds beyond "not negative, not infinite", which holds for every number but the seed.
 AT_LEAST_1 = ("image_size", "patch_size", "epochs", "batch_size", "log_every", "hidden", "dim", "mask_cell", "bottleneck",
-              "prototypes", "local_size", "decoder_dim", "decoder_depth", "decoder_heads")
+              "prototypes", "local_size", "decoder_dim", "decoder_depth", "decoder_heads", "accumulate")
 BELOW_1 = ("drop_path", "beta2", "momentum", "center_momentum", "smoothing")
 ABOVE_0 = ("temperature", "student_temperature", "teacher_temperature", "teacher_temperature_start", "crop_min", "local_min",
            "mim_crop_min")
 
 
+# How a run is carried out, not what it computes: may change between a run and its continuation, and may be missing in the
+# description of an older run.
+FREE = {"device", "compile", "accumulate", "checkpoint_blocks", "shard", "log_every", "checkpoint_every", "knn_every"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What all objectives share. `pooling` is where evaluation finds the representation."""
+    """What all objectives share. `pooling` is where evaluation finds the representation.
+
+    mean_over_images: whether the loss of a batch is the mean of the losses of its parts. It is not where images of a batch
+    are compared with each other (MoCo v3, in the loss and in batch norm) or move a common centre (DINO).
+    """
     pooling: ClassVar[str] = "cls"
+    mean_over_images: ClassVar[bool] = False
     data: str = option("shapes", "shapes, cifar10, imagenette, tiny-imagenet, imagenet, or a folder with train/ and val/")
     difficulty: str = option("medium", "of the world of shapes", tuple(DIFFICULTIES))
     images: int = option(0, "train on N images only, evenly spread over the set; 0 for all (for shapes: 20,000)")
@@ -51,6 +61,12 @@ class Recipe:
     precision: str = option("auto", "auto is bf16 on a GPU and fp32 on a CPU; fp64 is for comparing runs to the last digit",
                             ("auto", "fp32", "bf16", "fp64"))
     compile: bool = option(False, "compile the objective with torch.compile")
+    accumulate: int = option(1, "parts in which a process takes its images of a step, to need less memory; for losses that are "
+                                "a mean over images (simmim, mae, supervised)")
+    checkpoint_blocks: bool = option(False, "keep only the input of each block for the backward pass, which computes the rest "
+                                            "again: far less memory, about a third more work")
+    shard: bool = option(False, "split weights, gradients and the optimiser's state over the processes (FSDP2), for networks "
+                                "beyond ViT-L")
     log_every: int = option(10, "steps between lines of the log")
     checkpoint_every: int = option(0, "steps between checkpoints; 0 for once an epoch")
     knn_every: int = option(10, "epochs between k-NN evaluations on the validation images; 0 for never")
@@ -73,6 +89,9 @@ class Recipe:
         for name in ABOVE_0:
             if not 0 < getattr(self, name, 1):
                 raise CourseError(f"{name} must be greater than 0, got {getattr(self, name)}")
+        if self.accumulate > 1 and not self.mean_over_images:
+            raise CourseError(f"accumulate must be 1 here, got {self.accumulate}: this loss compares the images of a step with "
+                              "each other, and parts would change it; --checkpoint-blocks saves memory and changes nothing")
         if abs(self.seed) >= 2**63:
             raise CourseError(f"seed must fit into 64 bits, got {self.seed}")
         for f in fields(self):
@@ -106,6 +125,7 @@ class MoCoV3Recipe(Recipe):
 class SimMIMRecipe(Recipe):
     """SimMIM (Xie et al. 2022)."""
     pooling: ClassVar[str] = "mean"
+    mean_over_images: ClassVar[bool] = True
     init: str = option("truncated", "initial weights: those of MoCo v3, or truncated normal as SimMIM and DINO", vit.INITS)
     mask_ratio: float = option(0.6, "share of the cells that are masked")
     mask_cell: int = option(2, "patches on a side of a mask cell")
@@ -144,6 +164,7 @@ class DINORecipe(Recipe):
 class MAERecipe(Recipe):
     """MAE (He et al. 2022)."""
     pooling: ClassVar[str] = "mean"
+    mean_over_images: ClassVar[bool] = True
     beta2: float = option(0.95, "second moment decay of AdamW")
     mask_ratio: float = option(0.75, "share of the patches that are masked")
     decoder_dim: int = option(512, "width of the decoder")
@@ -156,6 +177,7 @@ class MAERecipe(Recipe):
 @dataclass(frozen=True, kw_only=True)
 class SupervisedRecipe(Recipe):
     """The control: labels, with DeiT's mixup, cutmix and label smoothing (Touvron et al. 2021)."""
+    mean_over_images: ClassVar[bool] = True
     classes: int = option(0, "of the labels; 0 for as many as the data has")
     mixup: float = option(0.8, "alpha of mixup; 0 for none")
     cutmix: float = option(1.0, "alpha of cutmix; 0 for none")
@@ -167,6 +189,7 @@ class SupervisedRecipe(Recipe):
 class HybridRecipe(MoCoV3Recipe, SimMIMRecipe):
     """(1 - λ) MIM + λ CL (Park et al. 2023, section 5), with the settings of both halves."""
     pooling: ClassVar[str] = "mean"
+    mean_over_images: ClassVar[bool] = False
     init: str = option("xavier", "initial weights: those of MoCo v3, or truncated normal as SimMIM and DINO", vit.INITS)
     cl_weight: float = option(0.2, "λ, the weight of the contrastive loss; the masked one has 1 - λ")
     freeze_patches: bool = option(False, "keep the patch projection at its random start")

@@ -3,6 +3,7 @@
 What happens at step s depends on the recipe and s alone: the order of the images, the views, the masks, the learning rate.
 So a run that is killed and resumed is, bit for bit, the run that was never killed, and several processes train like one.
 """
+import contextlib
 import math
 import os
 import time
@@ -18,12 +19,10 @@ from tqdm import tqdm
 
 from lib import distributed, random
 from lib.errors import CourseError
-from lib.training import checkpoint, log
+from lib.training import checkpoint, log, memory, sharding
 from lib.training.build import build
 from lib.training.recipes import Recipe, describe
-
-# What may change between a run and its continuation, since it does not change what is computed.
-FREE = {"device", "compile", "log_every", "checkpoint_every", "knn_every"}
+from lib.training.settings import FREE
 
 
 def learning_rate_at(r: Recipe, epoch: float) -> float:
@@ -78,6 +77,9 @@ class Trainer:
         processes = distributed.world_size()
         if r.batch_size % processes:
             raise CourseError(f"a batch of {r.batch_size} images does not divide among {processes} processes")
+        if r.batch_size // processes % r.accumulate:
+            raise CourseError(f"{r.batch_size // processes} images a process do not divide into {r.accumulate} parts; change "
+                              "--accumulate or --batch-size")
         if len(source) < r.batch_size:
             raise CourseError(f"a batch of {r.batch_size} needs as many images, {source.name} has {len(source)}; "
                               "lower --batch-size")
@@ -92,15 +94,22 @@ class Trainer:
         self.steps = r.epochs * self.steps_per_epoch
         self.dtype = torch.float64 if r.precision == "fp64" else torch.float32
         self.objective = build(r).to(self.device, self.dtype)
+        self.sharded = r.shard and processes > 1
+        if r.checkpoint_blocks:
+            memory.checkpoint_blocks(self.objective)
+        if self.sharded:
+            sharding.shard(self.objective, self.device.type)
         self.optimizer = make_optimizer(r, self.objective)
         self.step, self.stop, self.history = 0, False, []
         self.pending, self.since = {}, 0                          # sums of what was logged since a step, for the next line
         self.first_bad = torch.full((), math.inf, device=self.device)              # the first step that was not finite
         self._open_folder(resume)
         if r.compile:
-            self.objective.compile()
+            for module in sharding.blocks(self.objective) if self.sharded else [self.objective]:
+                module.compile()
         warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")         # its new name does something else
-        self.call = DistributedDataParallel(self.objective, broadcast_buffers=False) if processes > 1 else self.objective
+        replicated = processes > 1 and not self.sharded
+        self.call = DistributedDataParallel(self.objective, broadcast_buffers=False) if replicated else self.objective
 
     # -- what a run leaves on disk ---------------------------------------------------------------------------------
 
@@ -131,8 +140,8 @@ class Trainer:
             raise CourseError(f"{self.folder} was begun on {state['images']} images, {self.source.name} now has "
                               f"{len(self.source)}; resume with the same data, or choose another --out")
         try:
-            self.objective.load_state_dict(state["objective"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            sharding.load_weights(self.objective, state["objective"])
+            sharding.load_optimizer(self.optimizer, state["optimizer"])
         except (RuntimeError, ValueError):
             raise CourseError(f"the weights in {self.folder} do not fit this recipe: they were written by another version of "
                               "the course; choose another --out") from None
@@ -142,10 +151,13 @@ class Trainer:
     def save(self) -> None:
         """Write last.pt: weights of all networks, optimiser, step (and with it schedules and position), history."""
         pending = {"since": self.since, "sums": {name: distributed.mean(value) for name, value in self.pending.items()}}
+        weights, optimizer = self.objective.state_dict(), self.optimizer.state_dict()
+        if self.sharded:
+            weights, optimizer = sharding.whole(weights), sharding.whole(optimizer)
         if self.folder is not None and distributed.rank() == 0:
             checkpoint.save(self.folder, {"recipe": describe(self.recipe), "images": len(self.source), "step": self.step,
-                                          "objective": self.objective.state_dict(), "history": self.history,
-                                          "optimizer": self.optimizer.state_dict(), "pending": pending})
+                                          "objective": weights, "history": self.history,
+                                          "optimizer": optimizer, "pending": pending})
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 
@@ -178,15 +190,27 @@ class Trainer:
                 group["weight_decay"] = weight_decay_at(r, step / self.steps)
         self.objective.train()
         self.objective.begin_step(step / self.steps)
-        batch = self.prepare(step)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            loss, logs = self.call(batch)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        logs = self.backward(self.prepare(step))
         if r.clip_norm:
             nn.utils.clip_grad_norm_(self.objective.parameters(), r.clip_norm)
         self.optimizer.step()
-        return {"loss": loss.detach()} | {name: value.detach() for name, value in logs.items()}
+        return logs
+
+    def backward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Add the gradients of a batch to the parameters, part by part, averaged over processes; -> loss and logs."""
+        count = self.recipe.accumulate
+        parts = memory.parts(batch, self.recipe.batch_size // distributed.world_size(), count)
+        means = {}
+        for part in parts:
+            waits = part is not parts[-1] and isinstance(self.call, DistributedDataParallel)
+            with self.call.no_sync() if waits else contextlib.nullcontext():
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                    loss, logs = self.call(part)
+                (loss / count).backward()
+            for name, value in ({"loss": loss} | logs).items():
+                means[name] = value.detach() / count + means.get(name, 0)
+        return means
 
     def run(self) -> None:
         """Train from where the run stands to its end, or until `stop`."""
@@ -208,14 +232,16 @@ class Trainer:
                     bar.set_postfix(loss=f"{self.history[-1]['loss']:.3f}")
                     stop = self._told_to_stop()
                 stop = stop or (self.stop and distributed.world_size() == 1)
-                if place == 0 and self.monitor and r.knn_every and main and (last or epoch % r.knn_every == 0):
-                    write(self._monitor_line())
+                if place == 0 and r.knn_every and (last or epoch % r.knn_every == 0):
+                    backbone = self._whole_backbone()
+                    if self.monitor and main:
+                        write(self._monitor_line(backbone))
                 if self.step % (r.checkpoint_every or self.steps_per_epoch) == 0 or last or stop:
                     self.first_bad = torch.where(self._weights_finite(), self.first_bad, self.first_bad.clamp(max=self.step))
                     self._check()
                     self.save()
         self.objective.eval()
-        if self.step == self.steps and self.folder is not None and main:
+        if self.step == self.steps and self.folder is not None:
             checkpoint.export(self.folder / "backbone.safetensors", self.objective, describe(r))
 
     def _start_clock(self) -> None:
@@ -237,17 +263,26 @@ class Trainer:
         self._start_clock()
         return line | {"images_per_second": round(speed, 1)}
 
-    def _monitor_line(self) -> dict:
-        """What the monitor says of the backbone."""
+    def _whole_backbone(self) -> nn.Module:
+        """The backbone, or of a sharded one a copy that works in one process."""
         self.objective.eval()
-        line = {"step": self.step, "epoch": self.step / self.steps_per_epoch} | self.monitor(self.objective.backbone)
+        if not self.sharded:
+            return self.objective.backbone
+        backbone = build(self.recipe).backbone.to(self.device, self.dtype).eval()
+        backbone.load_state_dict(sharding.whole(self.objective.backbone.state_dict()))
+        return backbone
+
+    def _monitor_line(self, backbone: nn.Module) -> dict:
+        """What the monitor says of the backbone."""
+        line = {"step": self.step, "epoch": self.step / self.steps_per_epoch} | self.monitor(backbone)
         self.history.append(line)
         self._start_clock()
         return line
 
     def _weights_finite(self) -> Tensor:
         """-> a scalar bool on the device: a finite loss may still have led to a step that no checkpoint should keep."""
-        return torch.stack(torch._foreach_norm(list(self.objective.parameters()))).isfinite().all()
+        finite = torch.stack(torch._foreach_norm(list(self.objective.parameters()))).isfinite().all()
+        return sharding.whole(finite).to(self.device)
 
     def _check(self) -> None:
         """Raise if a step went wrong. The one place where the host waits for the device besides the log."""

@@ -69,7 +69,7 @@ def test_help_shows_every_field_with_meaning_and_default(objective, scale, capsy
         assert f.metadata["help"] in shown
         assert f"(default: {getattr(RECIPES[objective, scale], f.name)})" in shown
         assert all(choice in shown for choice in f.metadata["choices"])
-    assert {"--scale", "--out", "--resume"} <= set(options)
+    assert {"--scale", "--out", "--resume", "--dry-run", "--gpus", "--tflops", "--utilisation", "--price"} <= set(options)
 
 
 def test_help_of_evaluation(capsys):
@@ -89,10 +89,10 @@ def parsed(monkeypatch, *arguments: str):
 
 
 def test_flags_change_the_recipe(monkeypatch):
-    objective, scale, r, out, resume = parsed(
+    objective, scale, r, out, resume, plan = parsed(
         monkeypatch, "mocov3", "--scale", "course", "--epochs", "3", "--learning-rate=1e-3", "--warmup-epochs", "2.5",
         "--no-freeze-patches", "--compile", "--resume")
-    assert (objective, scale, out, resume) == ("mocov3", "course", "runs/mocov3-course", True)
+    assert (objective, scale, out, resume, plan) == ("mocov3", "course", "runs/mocov3-course", True, None)
     assert r == recipe("mocov3", "course", epochs=3, learning_rate=1e-3, warmup_epochs=2.5, freeze_patches=False, compile=True)
 
 
@@ -100,8 +100,17 @@ def test_objective_and_scale_may_stand_anywhere(monkeypatch):
     expected = recipe("simmim", "paper", epochs=3, compile=False)
     for line in ("simmim --scale paper --epochs 3 --no-compile --out mocov3", "--out mocov3 --epochs 3 --no-compile simmim "
                  "--scale=paper", "--epochs 3 --no-compile --scale paper --out mocov3 simmim"):
-        objective, scale, r, out, _ = parsed(monkeypatch, *line.split())
+        objective, scale, r, out, _, _ = parsed(monkeypatch, *line.split())
         assert (objective, scale, r, out) == ("simmim", "paper", expected, "mocov3")
+
+
+def test_dry_run_starts_nothing(capsys):
+    command = ["mae", "--scale", "paper", "--model", "vit_nano", "--decoder-dim", "16", "--decoder-heads", "2"]
+    assert call(training.train, *command, "--dry-run", "--gpus", "4", "--price", "2.5") == 0
+    text = capsys.readouterr().out
+    assert text.startswith("plan of mae at scale paper; nothing is started") and "at 2.5 a GPU-hour" in text
+    assert "1,281,167 images of imagenet" in text and "on each of 4 GPU(s), 1,024 images each" in text
+    assert {path.name for path in Path().iterdir()} == {"sets"}
 
 
 # --------------------------------------------------------------------------------------------------------- wrong input
@@ -140,6 +149,16 @@ WRONG = [
     (["simmim", *SMALL, "--data", "sets"], "sets cannot be used .*no folder train/"),
     (["simmim", *SMALL, "--resume"], "holds no checkpoint to resume from"),
     (["simmim", *SMALL, "--out", "/dev/null/run"], "cannot write to /dev/null/run"),
+    (["mocov3", "--accumulate", "2"], "accumulate must be 1 here, got 2: this loss compares .* --checkpoint-blocks"),
+    (["hybrid", "--accumulate", "2"], "accumulate must be 1 here"),
+    (["dino", "--accumulate", "2"], "accumulate must be 1 here"),
+    (["mae", "--accumulate", "0"], "accumulate must be at least 1"),
+    (["simmim", *SMALL, "--accumulate", "3"], "16 images a process do not divide into 3 parts"),
+    (["mae", "--gpus", "4"], "--gpus, --tflops, --utilisation, --price belong to --dry-run"),
+    (["mae", "--dry-run", "--gpus", "0"], "a plan needs at least 1 GPU, got --gpus 0"),
+    (["mae", "--dry-run", "--gpus", "3"], "a batch of 128 does not divide over 3 GPUs"),
+    (["mae", "--dry-run", "--utilisation", "1.5"], "utilisation above 0 and up to 1"),
+    (["mae", "--dry-run", "--data", "nowhere"], "no image set 'nowhere'"),
     (["simmim", *SMALL, "--images", "1000000000000"], "not enough memory"),
 ]
 

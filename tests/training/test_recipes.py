@@ -71,6 +71,13 @@ def test_description_of_another_version_is_named():
         from_description({})
 
 
+def test_description_of_before_a_way_to_run_was_added_is_understood():
+    """Fields that do not change what is computed may be missing: checkpoints that ship outlive the options of the trainer."""
+    described = describe(recipe("simmim", seed=5))
+    older = {name: value for name, value in described.items() if name not in ("accumulate", "checkpoint_blocks", "shard")}
+    assert len(older) == len(described) - 3 and from_description(older) == recipe("simmim", seed=5)
+
+
 @pytest.mark.parametrize(("objective", "changes", "said"), [
     ("simmim", dict(epochs=0), "epochs must be at least 1, got 0"),
     ("simmim", dict(mask_cell=0), "mask_cell must be at least 1"),

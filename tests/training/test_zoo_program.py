@@ -61,6 +61,8 @@ def test_from_training_to_the_manifest(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(program.pack, "__defaults__", (tmp_path / "checkpoints",))
     monkeypatch.setitem(program.LABELS["gpu"], "shapes", 64)
     monkeypatch.setitem(program.EVALUATIONS, "-depths", ["lib.evaluation", "depths", "--images", "100"])
+    for what in ("noise", "shape-bias"):
+        monkeypatch.setitem(program.EVALUATIONS, f"-{what}", ["lib.evaluation", what, "--images", "60", "--val-images", "50"])
     command = ("--models", "simmim", "--runs", str(tmp_path / "runs"))
     assert run(*command) == 0
     said = capsys.readouterr().out
@@ -72,6 +74,10 @@ def test_from_training_to_the_manifest(tmp_path, monkeypatch, capsys):
     assert len(depths["mean"]["knn"]) == len(depths["depth"])
     inside = json.loads((tmp_path / "results" / "shapes-simmim-curves.json").read_text())
     assert len(inside["trained"]["nmi"]["value"]) == len(zoo.load("simmim", "shapes", tmp_path / "checkpoints").blocks)
+    under_noise = json.loads((tmp_path / "results" / "shapes-simmim-noise.json").read_text())["trained"]
+    assert under_noise["images"] == 50 and under_noise["mode"] == "published" and len(under_noise["bands"]) == 9
+    decisions = json.loads((tmp_path / "results" / "shapes-simmim-shape-bias.json").read_text())["trained"]
+    assert decisions["images"] == 50 and decisions["training_images"] == 60 and "readable" in decisions
     assert f"knn {result['trained']['knn']['value']:.1%}" in said and entry["knn"] == result["trained"]["knn"]["value"]
     assert entry["recipe"]["objective"] == "simmim" and entry["command"].startswith("python -m lib.training simmim")
     assert {"commit", "device", "minutes", "first_loss", "last_loss", "linear", "seed", "data"} <= set(entry)

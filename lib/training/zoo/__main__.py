@@ -30,7 +30,10 @@ RESULTS = Path(__file__).parents[3] / "data" / "results" / "zoo"
 LARGEST = 12_000_000                                               # bytes of a checkpoint
 # What is measured of each: the end of the file's name -> the command.
 EVALUATIONS = {"": ["lib.evaluation", "frozen"], "-finetuned": ["lib.evaluation", "finetune"],
-               "-depths": ["lib.evaluation", "depths"], "-curves": ["lib.analysis", "curves"]}
+               "-depths": ["lib.evaluation", "depths"], "-curves": ["lib.analysis", "curves"],
+               "-noise": ["lib.evaluation", "noise", "--images", "1000", "--val-images", "250"],
+               "-shape-bias": ["lib.evaluation", "shape-bias", "--images", "1000", "--val-images", "400"]}
+SHIPPED_ONLY = ("-depths", "-noise", "-shape-bias")                # minutes for each
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def evaluate(job: Job, runs: Path) -> dict:
     """Measure it beside the untrained network, each in a file of its own, once. -> what was measured frozen"""
     few, folder = [] if job.labels is None else ["--images", str(job.labels)], str(job.folder(runs))
     for end, words in EVALUATIONS.items():
-        if end == "-depths" and not job.ships:                     # minutes for each
+        if end in SHIPPED_ONLY and not job.ships:
             continue
         words = [*words, *(few if end == "-finetuned" else []), folder]
         out = RESULTS / f"{job.world}-{job.name}{end}.json"

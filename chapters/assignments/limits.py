@@ -1,0 +1,129 @@
+"""How a submission is run: a time limit for each cell, a memory limit, and a fresh kernel after code that ran away.
+
+nbgrader interrupts a cell that takes too long, and goes on. That is not enough where the code catches the interrupt, ends
+the kernel, or fills the memory: every cell after it would fail too. Here the kernel is then replaced, and the cells
+before are run again, without those that ran away, so that the other tasks earn their points.
+"""
+import copy
+import os
+import re
+import tempfile
+
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from nbclient.util import run_sync
+from nbformat.v4 import new_output
+from nbgrader.preprocessors import Execute, NbGraderPreprocessor
+from nbgrader.utils import is_grade, is_solution
+from traitlets import Float, Integer
+
+PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "SYSTEMROOT")
+OUT_OF_MEMORY = re.compile(r"MemoryError|can't allocate memory|not enough memory|bad_alloc|Cannot allocate memory")
+
+RESTORE = "import sys; sys.modules.pop('checks', None); from checks import check, same"
+
+
+class Confined(Execute):
+    """nbgrader's Execute with the limits. `seconds` for a cell; the first cells, which import, have `setup_seconds`."""
+
+    seconds = Float(10, help="Time limit of a cell that a student may write or that tests one.").tag(config=True)
+    setup_seconds = Float(120, help="Time limit of the other cells, which import.").tag(config=True)
+    memory = Integer(4 * 2**30, help="Most memory a kernel may have of its own, in bytes; 0 sets no limit.").tag(config=True)
+    disk = Integer(2**28, help="Largest file that a kernel may write, in bytes.").tag(config=True)
+    patience = Integer(2, help="After so many cells of one task that ran away, its other tests are not run.").tag(config=True)
+
+    def preprocess(self, nb, resources):
+        self.timeout_func = lambda cell: self.seconds if is_grade(cell) or is_solution(cell) else self.setup_seconds
+        self.log.disabled = True                               # its tracebacks of lost kernels say nothing to a lecturer
+        self.wild, self.strikes = set(), {}
+        with tempfile.TemporaryDirectory() as home:
+            self.home = home
+            try:
+                return super().preprocess(nb, resources)
+            finally:
+                self.log.disabled = False
+
+    def start_new_kernel(self, **kwargs):
+        environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        environment |= {"HOME": self.home, "OMP_NUM_THREADS": "1", "NBGRADER_EXECUTION": "autograde", "MPLBACKEND": "agg"}
+        run_sync(self.async_start_new_kernel)(env=environment, preexec_fn=self.set_limits, **kwargs)
+
+    def set_limits(self):
+        """In the new process, before Python starts."""
+        try:
+            import resource
+        except ImportError:                                    # Windows has no such limits
+            return
+        for name, limit in (("RLIMIT_DATA", self.memory), ("RLIMIT_FSIZE", self.disk), ("RLIMIT_CORE", 1)):
+            if limit and hasattr(resource, name):
+                resource.setrlimit(getattr(resource, name), (limit, limit))
+
+    def preprocess_cell(self, cell, resources, index):
+        if cell.cell_type != "code" or not cell.source.strip():
+            return cell, resources
+        task = cell.metadata.get("nbgrader", {}).get("grade_id", "").rpartition("-")[0] if is_grade(cell) else ""
+        if task and self.strikes.get(task, 0) >= self.patience:
+            self.fail(cell, "NotRun", f"{self.patience} of the cells of this task ran away before, so this one was not run")
+            return cell, resources
+        if is_grade(cell):                                     # the checks as they were, whatever the cells before did to them
+            self.kc.execute(RESTORE, silent=True, store_history=False)
+        runaway = self.attempt(cell, resources, index)
+        if runaway:
+            self.wild.add(index)
+            self.strikes[task] = self.strikes.get(task, 0) + 1
+            self.replace_kernel(index)
+        return cell, resources
+
+    def attempt(self, cell, resources, index) -> bool:
+        """Run the cell; did it run away?"""
+        late = f"stopped after {self.seconds:g} seconds. Does a loop never end?"
+        self.iopub_timeout = 120                               # a busy machine may be slow to deliver what was printed
+        try:
+            super().preprocess_cell(cell, resources, index)
+        except DeadKernelError:
+            self.fail(cell, "DeadKernel", "the kernel died in this cell")
+            return True
+        except CellTimeoutError:                               # nothing is known of its outputs: a test that is not known to
+            self.fail(cell, "CellTimeout", late)               # have passed has failed
+            return True
+        for output in cell.outputs:
+            if output.output_type == "error" and output.ename == "CellTimeoutError":
+                self.fail(cell, "CellTimeout", late)
+                return True
+            if output.output_type == "error" and OUT_OF_MEMORY.search(f"{output.ename} {output.evalue}"):
+                self.fail(cell, "OutOfMemory", f"stopped: it asked for more than {self.memory / 2**30:.2g} GiB of memory")
+                return True
+        return False
+
+    async def _async_handle_timeout(self, timeout, cell=None):
+        self.iopub_timeout = 4                                 # code that goes on after the interrupt is not waited for
+        return await super()._async_handle_timeout(timeout, cell)
+
+    @staticmethod
+    def fail(cell, name, text):
+        cell.outputs = [new_output("error", ename=name, evalue=text, traceback=[f"{name}: {text}"])]
+
+    def replace_kernel(self, index):
+        """A new kernel in the state that the cells before had left, except for those that ran away."""
+        self._cleanup_kernel()
+        self.km = self.create_kernel_manager()
+        self.start_new_kernel()
+        self.start_new_kernel_client()
+        for i, cell in enumerate(self.nb.cells[:index]):
+            if cell.cell_type == "code" and cell.source.strip() and i not in self.wild:
+                shadow = copy.deepcopy(cell)
+                if self.attempt(shadow, self.resources, i):    # it ran before, and does not now: leave it out for good
+                    self.wild.add(i)
+                    return self.replace_kernel(index)
+                self.nb.cells[i] = cell                        # the outputs of the first time
+
+
+class HideTests(NbGraderPreprocessor):
+    """For the feedback: take out the hidden tests, and of their errors keep the last line alone."""
+
+    def preprocess_cell(self, cell, resources, cell_index):
+        if is_grade(cell) and "BEGIN HIDDEN TESTS" in cell.source:
+            cell.source = re.sub(r"[^\n]*BEGIN HIDDEN TESTS.*?END HIDDEN TESTS[^\n]*\n?", "", cell.source, flags=re.DOTALL)
+            for output in cell.get("outputs", []):
+                if output.output_type == "error":
+                    output.traceback = [f"{output.ename}: {output.evalue}"]
+        return cell, resources

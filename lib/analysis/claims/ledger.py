@@ -1,0 +1,113 @@
+"""The ledger of all claims: measured by `python -m lib.analysis claims`, kept in data/results/claims.json, shown in the README.
+
+Each claim is written as soon as it is measured, with its own commit and date, in the place of what was known of it: the command
+may be stopped, and given again for some claims only. `python -m lib.analysis.claims.ledger` puts the summary into README.md.
+"""
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from lib.analysis.claims import CLAIMS, Lab, measured
+from lib.analysis.claims.verdict import INCONCLUSIVE, NOT_HERE, NOT_SUPPORTED, SUPPORTED
+from lib.errors import CourseError
+from lib.evaluation.report import write_report
+from lib.training.checkpoint import write_atomically
+
+ROOT = Path(__file__).parents[3]
+LEDGER = ROOT / "data" / "results" / "claims.json"
+START, END = "<!-- ledger -->\n", "<!-- end of ledger -->"
+VERDICTS = (SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE, NOT_HERE)
+
+
+def chosen(ids: Iterable[str], world: str) -> list[str]:
+    """The ids of the claims to measure, all if none is named. Raises CourseError for one that there is not."""
+    known = [id for id, claim in CLAIMS.items() if world in claim.worlds]
+    strange = [id for id in ids if id not in known]
+    if strange or not known:
+        raise CourseError(f"there is no claim {strange[0]!r}" if strange else f"no claim is measured in world {world!r}")
+    return list(ids) or known
+
+
+def measure(ids: list[str], lab: Lab, command: str, path: Path = LEDGER) -> Iterator[dict]:
+    """Measure claims one after the other, write each at once, and yield it. What else the file holds stays."""
+    for id in ids:
+        new = measured(CLAIMS[id], lab)
+        known = {(entry["id"], entry["world"]): entry for entry in [*(written(path) if path.exists() else []), new]}
+        order = sorted((key for key in known if key[0] in CLAIMS), key=lambda key: (key[1], list(CLAIMS).index(key[0])))
+        write_report(path, {"images": lab.images, "claims": [known[key] for key in order]}, command=command, seeds=[0],
+                     device="cpu")
+        yield new
+
+
+def written(path: Path = LEDGER) -> list[dict]:
+    """What was measured, as `claim.measured` gives it, in the order of CLAIMS. Raises CourseError if there is no ledger."""
+    try:
+        return json.loads(path.read_text())["claims"]
+    except FileNotFoundError:
+        raise CourseError(f"{path} does not exist; python -m lib.analysis claims writes it") from None
+    except (json.JSONDecodeError, KeyError):
+        raise CourseError(f"{path} is damaged; python -m lib.analysis claims writes it anew") from None
+
+
+def counts(entries: list[dict]) -> dict[str, int]:
+    """How many claims have which verdict, in the order of VERDICTS."""
+    found = Counter(entry["verdict"] for entry in entries)
+    return {verdict: found[verdict] for verdict in VERDICTS}
+
+
+def deciding(entry: dict) -> dict | None:
+    """The check that made the verdict, or would have: the first that reads like it, or the first of all; None for none."""
+    return next((c for c in entry["checks"] if c["reading"] == entry["reads"]), next(iter(entry["checks"]), None))
+
+
+def control_shows(entry: dict) -> bool | None:
+    """Does the untrained control pass all checks that the claim's networks were put to? None where there is no control."""
+    if not entry["control"] or entry["control"]["missing"]:
+        return None
+    return entry["control"]["reads"] == SUPPORTED
+
+
+def number(check: dict) -> str:
+    """ "+0.137 (+0.133 to +0.140) px", of a check."""
+    largest = max(abs(check["low"]), abs(check["high"]))
+    digits = 1 if largest >= 10 else 2 if largest >= 1 else 3
+    value, low, high = (f"{check[key]:+.{digits}f}" for key in ("value", "low", "high"))
+    return f"{value} ({low} to {high})" + (f" {check['unit']}" if check["unit"] else "")
+
+
+def line(entry: dict) -> str:
+    """A claim in one line of a terminal."""
+    check = deciding(entry)
+    ours = f"{check['text']}: {number(check)}" if check else ""
+    why = entry["why"] if entry["verdict"] in (INCONCLUSIVE, NOT_HERE) else ""
+    return f"{entry['id']:<11} {entry['verdict']:<24} {'; '.join(part for part in (ours, why) if part)}"
+
+
+def markdown(entries: list[dict]) -> str:
+    """The summary for the README: how many claims have which verdict, and a line for each."""
+    many = ", ".join(f"{n} {verdict}" for verdict, n in counts(entries).items())
+    rows = [f"{len(entries)} claims: {many}.", "", "| Claim | The papers | Here | Verdict |", "|---|---|---|---|"]
+    for entry in entries:
+        check = deciding(entry)
+        ours = f"{check['text']}: {number(check)}" if check else entry["why"]
+        verdict = f"**{entry['verdict']}**" if entry["verdict"] in (SUPPORTED, NOT_SUPPORTED) else entry["verdict"]
+        note = " (untrained too)" if control_shows(entry) and entry["verdict"] == SUPPORTED else ""
+        cells = [f"{entry['id']}, Fig. {entry['figure']}" if entry["figure"][0].isalnum() and entry["figure"] != "abstract"
+                 else f"{entry['id']}, abstract", entry["statement"], ours, verdict + note]
+        rows.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
+    return "\n".join(rows) + "\n"
+
+
+def put(readme: str, text: str) -> str:
+    """README text with the summary between its two marks. Raises CourseError where they are missing."""
+    if START not in readme or END not in readme.split(START, 1)[1]:
+        raise CourseError(f"README.md has no place for the ledger; write two lines into it: {START.strip()} and {END}")
+    before, rest = readme.split(START, 1)
+    return f"{before}{START}\n{text}\n{END}{rest.split(END, 1)[1]}"
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    new = put(readme.read_text(), markdown(written()))
+    write_atomically(readme, lambda temporary: temporary.write_text(new))

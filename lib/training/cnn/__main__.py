@@ -1,0 +1,159 @@
+"""Train, evaluate and pack the CNN that ships beside the ViTs: `python -m lib.training.cnn`, some minutes on a CPU.
+
+It is trained as the supervised ViT of the world of shapes is: the same recipe, the same images in the same order, the same
+views; only the network differs. With --resume, a run that was cut short goes on from its last checkpoint, and one that is
+finished is evaluated and packed again.
+"""
+import hashlib
+import json
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lib import cli, random
+from lib.data import Loaded, open_source
+from lib.data.views import SUPERVISED, ViewRecipe, make_view, normalize
+from lib.errors import CourseError
+from lib.evaluation.linear import linear_probe
+from lib.evaluation.neighbors import knn_predict
+from lib.evaluation.report import commit, write_report
+from lib.evaluation.yardsticks import COUNTS, share
+from lib.models import resnet, zoo
+from lib.objectives import Objective
+from lib.training.checkpoint import read_export, write_atomically
+from lib.training.recipes import describe
+from lib.training.settings import SupervisedRecipe
+from lib.training.trainer import Trainer, make_optimizer
+from lib.training.zoo import planned
+
+RESULTS = Path(__file__).parents[3] / "data" / "results" / "zoo"
+OF_A_VIT = ("model", "patch_size", "positions", "init", "layer_scale", "drop_path")        # fields that say nothing of a CNN
+
+
+class Classifier(Objective):
+    """Cross-entropy of a network that gives logits, with label smoothing."""
+    needs_labels = True
+
+    def __init__(self, network: nn.Module, size: int, smoothing: float, view: ViewRecipe):
+        super().__init__()
+        self.backbone = network.to(memory_format=torch.channels_last)              # twice as fast on a CPU
+        self.size, self.smoothing, self.view = size, smoothing, view
+
+    def prepare(self, images: Tensor, keys: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """uint8 images (B, 3, H, W), keys (B,), labels (B,) -> {"view": (B, 3, S, S), "labels": (B,)}."""
+        return {"view": make_view(images, self.view, self.size, random.combine(keys, 1)), "labels": labels.to(images.device)}
+
+    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        logits = self.backbone(batch["view"])                                      # (B, classes)
+        right = (logits.argmax(1) == batch["labels"]).float().mean()
+        return F.cross_entropy(logits, batch["labels"], label_smoothing=self.smoothing), {"accuracy": right}
+
+
+class CNNTrainer(Trainer):
+    """The trainer of the course, with a ResNet in place of the ViT that the recipe names."""
+
+    def __init__(self, r: SupervisedRecipe, source, folder: str | Path | None = None, model: str = "resnet_slim", *,
+                 resume: bool = False, progress: bool = False):
+        super().__init__(r, source, progress=progress)                             # no folder yet: nothing is read or written
+        r = self.recipe                                                            # its number of classes is known by now
+        torch.manual_seed(r.seed)
+        view = replace(SUPERVISED, scale=(r.crop_min, 1.0))
+        objective = Classifier(resnet.create(model, r.classes), r.image_size, r.smoothing, view).to(self.device)
+        self.objective = self.call = objective
+        self.optimizer = make_optimizer(r, objective)
+        self.folder = Path(folder) if folder is not None else None
+        self._open_folder(resume)
+
+
+# ------------------------------------------------------------------------------------------------- how good it is
+
+@torch.no_grad()
+def outputs(network: nn.Module, source) -> tuple[Tensor, Tensor, Tensor]:
+    """-> features after the global pooling (N, D), logits (N, classes), labels (N,)."""
+    network, features, logits, indices = network.eval(), [], [], torch.arange(len(source))
+    for some in indices.split(256):
+        maps = network.forward_features(normalize(source.images(some)).to(next(network.parameters())))
+        features.append(network.forward_head(maps, pre_logits=True).cpu())
+        logits.append(network.forward_head(maps).cpu())
+    return torch.cat(features), torch.cat(logits), source.labels(indices)
+
+
+def evaluate(network: nn.Module, r: SupervisedRecipe, counts: dict[str, int] = COUNTS) -> dict[str, dict]:
+    """"knn" and "linear" of the pooled features, as for the ViTs, and "accuracy" of the network's own last layer.
+
+    Each is {"value", "interval"}, on images that it was not trained on; the interval is over images.
+    """
+    (bank, _, known), (queries, logits, truth) = (
+        outputs(network, open_source(r.data, split, r.image_size, limit=n, difficulty=r.difficulty))
+        for split, n in counts.items())
+    return {"knn": share(knn_predict(bank, known, queries) == truth),
+            "linear": share(linear_probe(bank, known, queries)[0] == truth),
+            "accuracy": share(logits.argmax(1) == truth)}
+
+
+# --------------------------------------------------------------------------------------------------- what is kept
+
+def pack(run: Path, result: dict, model: str, words: str, folder: Path = zoo.FOLDER) -> None:
+    """Half precision into data/checkpoints, and an entry in its manifest of CNNs."""
+    tensors, described = read_export(run / "backbone.safetensors")
+    path = folder / "shapes-resnet.safetensors"
+    folder.mkdir(parents=True, exist_ok=True)
+    half = {name: x.half().contiguous() if x.is_floating_point() else x for name, x in tensors.items()}
+    write_atomically(path, lambda temporary: save_file(half, temporary))
+    data, losses = path.read_bytes(), [line["loss"] for line in result["log"]]
+    entry = {
+        "file": path.name, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data),
+        "model": {"name": model, "classes": described["classes"], "image_size": described["image_size"]},
+        "recipe": {key: value for key, value in described.items() if key not in OF_A_VIT}, "command": words,
+        "data": described["data"], "seed": described["seed"], "commit": commit(), "device": described["device"],
+        "minutes": result["training"]["minutes"], "first_loss": losses[0], "last_loss": losses[-1],
+        **{name: measured["value"] for name, measured in result["trained"].items()},
+    }
+    known = zoo.cnns(folder) | {"shapes/resnet": entry}
+    write_atomically(folder / zoo.CNNS, lambda temporary: temporary.write_text(json.dumps(known, indent=1) + "\n"))
+
+
+def minutes(run: Path, batch_size: int) -> float:
+    """How long the steps of a run took, by its log."""
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    steps = [line["step"] - before for line, before in zip(lines, [0, *(line["step"] for line in lines)])]
+    return round(sum(n * batch_size / line["images_per_second"] for n, line in zip(steps, lines)) / 60, 1)
+
+
+def main() -> None:
+    vit = planned("shapes", "supervised", "cpu")
+    parser = cli.Parser(prog="python -m lib.training.cnn", description="Train, evaluate and pack the CNN of the shapes' world.")
+    parser.add_argument("--model", choices=tuple(resnet.SIZES), default="resnet_slim", help="which network")
+    parser.add_argument("--images", type=int, default=vit.images, help="to train on")
+    parser.add_argument("--epochs", type=int, default=vit.epochs, help="passes over them")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, order and views")
+    parser.add_argument("--out", type=Path, default=Path("runs/zoo/shapes-resnet"), help="folder of the run")
+    parser.add_argument("--resume", action="store_true", help="continue the run in that folder")
+    a = parser.parse_args()
+    if a.images < 1 or a.epochs < 1:
+        raise CourseError(f"--images and --epochs must be at least 1, got {a.images} and {a.epochs}")
+    r = replace(vit, images=a.images, epochs=a.epochs, seed=a.seed)
+    source = Loaded(open_source(r.data, "train", r.image_size, limit=r.images, difficulty=r.difficulty), progress=True)
+    trainer = CNNTrainer(r, source, a.out, a.model, resume=a.resume, progress=True)
+    trainer.run()
+    network, r = trainer.objective.backbone, trainer.recipe
+    words = f"python -m lib.training.cnn {shlex.join(word for word in sys.argv[1:] if word != '--resume')}".strip()
+    control = resnet.untrained(source.images(torch.arange(min(512, len(source)))), a.model, a.seed)
+    result = {"network": str(a.out), "recipe": {k: v for k, v in describe(r).items() if k not in OF_A_VIT}, "data": r.data,
+              "model": a.model, "trained": evaluate(network, r), "untrained": evaluate(control, r), "log": trainer.history,
+              "training": {"command": words, "device": r.device, "minutes": minutes(a.out, r.batch_size)}}
+    for kind in ("trained", "untrained"):
+        print(f"{kind}: " + ", ".join(f"{name} {m['value']:.1%} ({m['interval'][0]:.1%} to {m['interval'][1]:.1%})"
+                                      for name, m in result[kind].items()))
+    write_report(RESULTS / "shapes-resnet.json", result, command=words, seeds=[r.seed], device=trainer.device)
+    pack(a.out, result, a.model, words)
+
+
+if __name__ == "__main__":
+    cli.main(main)

@@ -1,0 +1,199 @@
+"""What a recipe would take, before it is begun: `python -m lib.training mocov3 --scale paper --dry-run --gpus 8`.
+
+Parameters and steps are exact: they are counted in the network itself, built without numbers in it (the "meta" device).
+Memory and operations are counted in one step of that network, run on tensors that have a shape but no content, under the
+precision of a GPU. What no count can know, the utilisation that a GPU reaches and its price, is given by flags. Everything
+that is not exact is printed with ≈ before it.
+"""
+from dataclasses import asdict, dataclass, replace
+
+import torch
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from lib.data import open_source
+from lib.data.images import KNOWN
+from lib.data.shapes import SHAPES
+from lib.errors import CourseError
+from lib.models.vit import ViT
+from lib.objectives import Objective
+from lib.training.build import build
+from lib.training.recipes import Recipe, objective_of
+from lib.training.settings import option
+
+CLASSES = {"shapes": len(SHAPES), "cifar10": 10, "imagenette": 10, "tiny-imagenet": 200, "imagenet": 1000}
+LEFT_OUT = ("what compiled code saves, temporary tensors, the allocator's slack, the libraries' workspaces, "
+            "and a data set held on the GPU (one of less than 40 GB is)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assumptions:
+    """What a plan rests on and cannot know."""
+    gpus: int = option(8, "of a dry run: GPUs that share the batch")
+    tflops: float = option(990.0, "of a dry run: the most a GPU computes, in TFLOP/s; 990 is about the data sheet of an H100, "
+                                  "dense bf16")
+    utilisation: float = option(0.4, "of a dry run: share of that which the training reaches, an assumption")
+    price: float = option(0.0, "of a dry run: price of a GPU-hour, in any currency; 0 for no cost")
+
+    def __post_init__(self):
+        if self.gpus < 1:
+            raise CourseError(f"a plan needs at least 1 GPU, got --gpus {self.gpus}")
+        if not 0 < self.utilisation <= 1 or not 0 < self.tflops < float("inf") or not 0 <= self.price < float("inf"):
+            raise CourseError("a plan needs a utilisation above 0 and up to 1, TFLOP/s above 0 and a price that is not "
+                              f"negative, got {self.utilisation}, {self.tflops} and {self.price}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Numbers of parameters, images, steps; bytes of one GPU; operations of one sample; hours."""
+    images: int
+    steps: int
+    backbone: int                     # parameters of the network that is trained
+    heads: int                        # of what is trained beside it: projectors, decoders
+    copies: int                       # of what follows without a gradient: momentum encoders, teachers
+    trained: int                      # parameters that get a gradient
+    local: int                        # images of a step on one GPU
+    memory: dict[str, float]          # by use, bytes
+    flops: float                      # of one sample, forward and backward
+    gpu_hours: float
+
+
+def plan(r: Recipe, given: Assumptions) -> Plan:
+    """Count it. Raises CourseError where the batch does not divide, or the data are unknown and not there."""
+    if r.batch_size % (given.gpus * r.accumulate):
+        raise CourseError(f"a batch of {r.batch_size} does not divide over {given.gpus} GPUs"
+                          + (f" in {r.accumulate} parts" if r.accumulate > 1 else "") + "; change --batch-size or --gpus")
+    images, local = count_images(r), r.batch_size // given.gpus
+    if images < r.batch_size:
+        raise CourseError(f"a batch of {r.batch_size} needs as many images, {r.data} has {images}; lower --batch-size")
+    if getattr(r, "classes", None) == 0:
+        r = replace(r, classes=CLASSES.get(r.data) or len(open_source(r.data, "train", r.image_size).classes))
+    objective = without_numbers(r)
+    network = next(m for m in objective.modules() if isinstance(m, ViT) and m.norm.weight.requires_grad)
+    backbone, everything = (sum(p.numel() for p in m.parameters()) for m in (network, objective))
+    learning, trained = (sum(p.numel() for p in m.parameters() if p.requires_grad) for m in (network, objective))
+    heads = trained - learning
+    shared = given.gpus if r.shard else 1
+    shapes = batch_shapes(r)
+    memory = {"weights": 4 * everything / shared, "gradients": 4 * trained / shared,
+              "buckets": 4 * trained * (given.gpus > 1 and not r.shard), "AdamW": 8 * trained / shared,
+              "views": sum(x.nbytes for x in empty(shapes, local).values()),
+              "backward": saved_bytes(r, empty(shapes, local // r.accumulate))}
+    steps = r.epochs * (images // r.batch_size)
+    flops = count_flops(r, empty(shapes, 2)) / 2
+    hours = flops * steps * r.batch_size / (given.tflops * 1e12 * given.utilisation) / 3600
+    return Plan(images, steps, backbone, heads, everything - backbone - heads, trained, local, memory, flops, hours)
+
+
+def count_images(r: Recipe) -> int:
+    """Training images: those of a known set as published, whether it is on the disk or not; else they are looked at."""
+    if r.data == "shapes" or r.data not in KNOWN:
+        return len(open_source(r.data, "train", r.image_size, limit=r.images or None))
+    known = next(iter(KNOWN[r.data].folders.values()))[0]
+    return min(r.images or known, known)
+
+
+def batch_shapes(r: Recipe) -> dict[str, Tensor]:
+    """What `prepare` makes of two images, by an objective with a network as small as may be."""
+    small = {name: 8 for name in ("hidden", "dim", "bottleneck", "prototypes", "decoder_dim") if name in asdict(r)}
+    small |= {name: 1 for name in ("decoder_depth", "decoder_heads") if name in asdict(r)}
+    objective = build(replace(r, model="vit_nano", **small))
+    images, keys = torch.zeros(2, 3, r.image_size, r.image_size, dtype=torch.uint8), torch.arange(2)
+    return objective.prepare(images, keys, *([torch.zeros(2, dtype=torch.int64)] if objective.needs_labels else []))
+
+
+def empty(shapes: dict[str, Tensor], images: int) -> dict[str, Tensor]:
+    """The same for another number of images, on the meta device."""
+    return {name: torch.empty(len(x) // 2 * images, *x.shape[1:], dtype=x.dtype, device="meta") for name, x in shapes.items()}
+
+
+def without_numbers(r: Recipe) -> Objective:
+    """The recipe's objective on the meta device: shapes and names, no content."""
+    with torch.device("meta"):
+        return build(r)
+
+
+def pretend(objective: Objective, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Inside FakeTensorMode: the objective, in place, and the batch come to a CPU that holds no numbers either."""
+    objective.to_empty(device="cpu").train().begin_step(0.0)
+    return {name: torch.empty(x.shape, dtype=x.dtype) for name, x in batch.items()}
+
+
+def saved_bytes(r: Recipe, batch: dict[str, Tensor]) -> int:
+    """Bytes that autograd keeps between the forward and the backward pass of a batch, weights not counted.
+
+    With checkpoint_blocks a block keeps its input, and one block at a time the rest.
+    """
+    inside, inputs, kept = [None], {}, {}                                          # kept: storage -> block, bytes, tensor
+
+    def enter(block: nn.Module, arguments: tuple) -> None:
+        inside[0], inputs[block] = block, arguments[0].nbytes
+
+    def leave(*_) -> None:
+        inside[0] = None
+
+    def pack(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        kept.setdefault(storage._cdata, (inside[0], storage.nbytes(), x))          # x: or its address would be used again
+        return x
+
+    objective = without_numbers(r)
+    for block in (m for m in objective.modules() if isinstance(m, Block)):
+        block.register_forward_pre_hook(enter)
+        block.register_forward_hook(leave)
+    bf16 = r.precision in ("auto", "bf16")
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        batch = pretend(objective, batch)
+        weights = {p.untyped_storage()._cdata for p in (*objective.parameters(), *objective.buffers())}
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            objective(batch)
+    found = [(block, size) for storage, (block, size, _) in kept.items() if storage not in weights]
+    if not r.checkpoint_blocks:
+        return sum(size for _, size in found)
+    within = {block: sum(size for b, size in found if b is block) for block in {b for b, _ in found}}
+    outside = within.pop(None, 0)
+    return outside + sum(inputs[block] for block in within) + max(within.values())
+
+
+def count_flops(r: Recipe, batch: dict[str, Tensor]) -> int:
+    """Operations of the forward and backward pass of a batch: 2 for each multiplication in a matrix product or convolution."""
+    objective = without_numbers(r)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        batch = pretend(objective, batch)
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            objective(batch)[0].backward()
+    return counter.get_total_flops()
+
+
+def show(r: Recipe, scale: str, given: Assumptions) -> str:
+    """The plan as text."""
+    p = plan(r, given)
+    gb = {name: x / 1e9 for name, x in p.memory.items()}
+    shared = f" over {given.gpus} GPUs" if r.shard and given.gpus > 1 else ""
+    parts = f", in {r.accumulate} parts" if r.accumulate > 1 else ""
+    lines = [
+        f"plan of {objective_of(r)} at scale {scale}; nothing is started, and ≈ marks an estimate",
+        f"data        {p.images:,} images of {r.data}, views of {r.image_size} pixels; {r.model}, patches of {r.patch_size}",
+        f"steps       {p.steps:,} of {r.batch_size:,} images, {r.epochs:,} epochs of {p.steps // r.epochs:,}; "
+        f"{p.steps * r.batch_size:,} samples seen",
+        f"parameters  {p.backbone:,} backbone + {p.heads:,} heads + {p.copies:,} copies without a gradient; "
+        f"{p.trained:,} are trained",
+        f"memory      ≈ {sum(gb.values()):.1f} GB on each of {given.gpus} GPU(s), {p.local:,} images each{parts}, the sum of",
+        f"            {gb['weights']:7.2f}  weights: 4 bytes x all parameters{shared}",
+        f"            {gb['gradients']:7.2f}  gradients: 4 bytes x trained parameters{shared}",
+        f"            {gb['buckets']:7.2f}  DistributedDataParallel's buckets: the same again, with several GPUs",
+        f"            {gb['AdamW']:7.2f}  AdamW: 8 bytes x trained parameters{shared}",
+        f"            {gb['views']:7.2f}  the views of a step",
+        f"            {gb['backward']:7.2f}  kept for the backward pass: what autograd saves in a forward pass of "
+        f"{p.local // r.accumulate:,} images" + (", blocks checkpointed" if r.checkpoint_blocks else ""),
+        f"            left out: {LEFT_OUT}" + ("; with --shard, the whole weights of the block at work" if r.shard else ""),
+        f"work        ≈ {p.flops / 1e9:,.1f} GFLOP a sample, {p.flops * p.steps * r.batch_size:.2e} FLOP in all: matrix "
+        "products and convolutions, forward and backward; left out: views, norms, recomputation",
+        f"time        ≈ {p.gpu_hours:,.0f} GPU-hours, {p.gpu_hours / given.gpus:,.1f} hours on {given.gpus} GPU(s), if a GPU "
+        f"reaches {given.utilisation:.0%} of {given.tflops:g} TFLOP/s (assumed, not measured)",
+    ]
+    return "\n".join(lines + ([f"cost        ≈ {p.gpu_hours * given.price:,.0f} at {given.price:g} a GPU-hour"]
+                              if given.price else []))

@@ -1,0 +1,236 @@
+"""The ledger: every row of the papers is in it, and what is written is what was measured."""
+import json
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+from lib import cli
+from lib.analysis import __main__ as program
+from lib.analysis.claims import CLAIMS, Lab, ledger, measured
+from lib.analysis.claims.claim import Claim
+from lib.analysis.claims.lab import cka
+from lib.analysis.claims.park import collapse, hybrid_by_depth, probe_or_tune
+from lib.analysis.claims.verdict import Check, NotMeasured
+from lib.analysis.similarity import centered, gram, linear_cka
+from lib.errors import CourseError
+from lib.models import resnet
+
+
+@pytest.fixture
+def lab():
+    return Lab("shapes", images=64)
+
+
+def claim(measure, **changes):
+    said = dict(id="park-1", paper="a paper", figure="1", statement="a is above b", metric="m", expected="above", scale="more")
+    return Claim(**{**said, "measure": measure, **changes})
+
+
+def above(lab, *networks):
+    value = {"simmim": 1.0, "untrained": -1.0}.get(networks[0], 0.0)
+    yield Check(f"{networks[0]} above 0", value, value - 0.5, value + 0.5)
+
+
+def test_every_row_of_the_papers_is_there_once():
+    for paper, rows in (("park", 15), ("raghu", 16), ("shekhar", 13)):
+        assert [id for id in CLAIMS if id.startswith(paper)] == [f"{paper}-{k}" for k in range(1, rows + 1)]
+    for found in CLAIMS.values():
+        assert (found.measure is None) == bool(found.reason), found.id
+        assert all([found.statement, found.metric, found.expected, found.scale, found.figure, found.worlds])
+        assert not found.control or any(name.startswith("untrained") for name in found.control)
+        assert len(found.control) in (0, len(found.networks))
+
+
+def test_a_claim_is_put_to_its_networks_and_to_its_control(lab):
+    found = measured(claim(above, networks=("simmim",), control=("untrained",), others=(("mae",),)), lab)
+    assert found["verdict"] == "supported" and found["checks"][0]["reading"] == "supported"
+    assert found["control"]["reads"] == "not supported" and ledger.control_shows(found) is False
+    assert [other["reads"] for other in found["others"]] == ["inconclusive"]
+    json.dumps(found)
+
+
+def test_an_undertrained_network_leaves_a_claim_open(lab, monkeypatch):
+    monkeypatch.setattr(Lab, "undertrained", lambda self, names: {"dino": "cut"} if "dino" in names else {})
+    assert measured(claim(above, networks=("dino",)), lab)["why"] == "DINO is undertrained: cut"
+    assert measured(claim(above, networks=("simmim",)), lab)["verdict"] == "supported"
+
+
+def test_what_came_before_something_missing_is_kept(lab):
+    def half(lab, name):
+        yield Check("first", 1.0, 0.5, 1.5)
+        raise NotMeasured("no second file")
+    found = measured(claim(half, networks=("simmim",), control=("untrained",)), lab)
+    assert (found["verdict"], found["why"]) == ("inconclusive", "not measured yet: no second file")
+    assert [c["text"] for c in found["checks"]] == ["first"] and found["control"] is None
+
+
+def test_a_claim_without_a_measure_gives_its_reason(lab):
+    found = measured(claim(None, reason="private data"), lab)
+    assert (found["verdict"], found["why"]) == ("cannot be measured here", "private data")
+
+
+# ------------------------------------------------------------------------------------------------- the lab
+
+def write(folder, name, kind="", **found):
+    (folder / "zoo").mkdir(exist_ok=True)
+    (folder / "zoo" / f"shapes-{name}{kind}.json").write_text(json.dumps(found))
+
+
+def scored(value, wide=0.01):
+    return {"linear": {"value": value, "interval": [value - wide, value + wide]},
+            "finetuned": {"value": value, "interval": [value - wide, value + wide]}}
+
+
+def test_scores_come_from_results_over_all_seeds(tmp_path):
+    lab = Lab("shapes", results=tmp_path)
+    with pytest.raises(NotMeasured, match="data/results has nothing of 'mocov3'"):
+        list(probe_or_tune(lab, "mocov3", "mae", "simmim"))
+    for name, value in (("mocov3", 0.8), ("mae", 0.7), ("simmim", 0.5)):
+        for kind in ("", "-finetuned"):
+            write(tmp_path, name, kind, trained=scored(value), untrained=scored(0.3))
+    first, *_, last = probe_or_tune(lab, "mocov3", "mae", "simmim")
+    assert first.value == pytest.approx(0.1) and first.reading == "supported" and last.reading == "not supported"
+    assert lab.score("untrained-mae", "linear")[0] == 0.3
+    for name, value in (("mocov3-seed1", 0.6), ("mae-seed1", 0.7)):
+        write(tmp_path, name, trained=scored(value), untrained=scored(0.3))
+    assert lab.seeds("mocov3", "mae") == [("mocov3", "mae"), ("mocov3-seed1", "mae-seed1")]
+    assert lab.seeds("mocov3", "simmim") == [("mocov3", "simmim")]
+    seeds = next(probe_or_tune(lab, "mocov3", "mae", "simmim"))
+    assert seeds.value == pytest.approx(0.0) and seeds.reading == "inconclusive"
+
+
+def test_the_hybrid_is_followed_through_its_depths(tmp_path):
+    lab = Lab("shapes", results=tmp_path)
+
+    def curve(values, first):
+        return {"depth": list(range(first, first + len(values))), "value": values, "low": [v - 0.01 for v in values],
+                "high": [v + 0.01 for v in values]}
+
+    high = [-9.0, -3.0, -2.8, -2.6, -2.5, -2.3, -2.2, -2.1, -2.0, -2.1, -2.2, -2.3, -2.4]
+    write(tmp_path, "hybrid-0.2", "-curves", untrained={}, trained={
+        "nmi": curve([0.3] * 7 + [0.2, 0.15, 0.1, 0.1, 0.05], 1), "delta_log_amplitude": curve(high, 0)})
+    write(tmp_path, "hybrid-0", "-curves", trained={"nmi": curve([0.3] * 12, 1)}, untrained={})
+    found = {c.text: c.value for c in hybrid_by_depth(lab, "hybrid-0.2", "hybrid-0")}
+    assert list(found.values()) == pytest.approx([0.15, 0.25, 0.5, 0.4])
+
+
+def test_cka_of_rows_is_that_of_the_library():
+    x, y = (torch.randn(32, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in (0, 1))
+    y = y + x
+    rows = [centered(gram(z)).flatten()[None, None] for z in (x, y)]               # one minibatch, one layer
+    assert cka(*rows).item() == pytest.approx(linear_cka(x, y), abs=1e-12)
+
+
+def test_a_shipped_network_is_measured(lab):
+    found = list(collapse(lab, "mocov3", "simmim"))
+    nmi = [lab.kept[key]["nmi"].double().mean(2) for key in lab.kept if key[-1] in ("mocov3", "simmim") and key[0] != "network"]
+    assert found[0].value == pytest.approx((nmi[1] - nmi[0])[:, 8:].mean().item())
+    assert found[1].value == pytest.approx(0.03 - nmi[0][:, 10:].mean().item())
+    with pytest.raises(NotMeasured, match="no checkpoint 'beit'"):
+        lab.network("beit")
+
+
+# ------------------------------------------------------------------------------------------------- the file and the README
+
+@pytest.fixture
+def three(monkeypatch):
+    claims = {f"park-{k}": replace(claim(above, networks=(name,)), id=f"park-{k}")
+              for k, name in ((1, "simmim"), (2, "untrained"), (3, "mae"))}
+    claims["park-4"] = replace(claim(None, reason="private data"), id="park-4")
+    monkeypatch.setattr(ledger, "CLAIMS", claims)
+    return claims
+
+
+def test_claims_are_written_one_by_one_and_in_order(tmp_path, lab, three):
+    path = tmp_path / "claims.json"
+    list(ledger.measure(["park-3", "park-4"], lab, "command", path))
+    next(ledger.measure(["park-1"], lab, "another", path))         # stopped after the first
+    list(ledger.measure(["park-2", "park-3"], lab, "command", path))
+    entries = ledger.written(path)
+    assert [entry["id"] for entry in entries] == ["park-1", "park-2", "park-3", "park-4"]
+    assert ledger.counts(entries) == {"supported": 1, "not supported": 1, "inconclusive": 1, "cannot be measured here": 1}
+    result = json.loads(path.read_text())
+    assert result["command"] == "command" and result["commit"] and result["claims"][0]["date"] and result["images"] == 64
+    with pytest.raises(CourseError, match="writes it"):
+        ledger.written(tmp_path / "nowhere.json")
+
+
+def test_the_readme_gets_the_summary_between_its_marks(tmp_path, lab, three):
+    list(ledger.measure(list(three), lab, "command", tmp_path / "claims.json"))
+    text = ledger.markdown(ledger.written(tmp_path / "claims.json"))
+    assert text.startswith("4 claims: 1 supported, 1 not supported, 1 inconclusive, 1 cannot be measured here.")
+    assert "| simmim above 0: +1.00 (+0.50 to +1.50) | **supported** |" in text and "| private data |" in text
+    readme = f"before\n{ledger.START}old\n{ledger.END}\nafter\n"
+    once = ledger.put(readme, text)
+    assert once.startswith("before\n") and once.endswith("\nafter\n") and "old" not in once and ledger.put(once, text) == once
+    with pytest.raises(CourseError, match="no place for the ledger"):
+        ledger.put("nothing", text)
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["analysis", "claims", *arguments])
+    try:
+        cli.main(program.main)
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+def test_the_command_prints_a_line_for_each(tmp_path, monkeypatch, capsys, three):
+    assert run(monkeypatch, "--id", "park-1", "park-4", "--images", "64", "--out", str(tmp_path / "x.json")) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and lines[0].split()[:2] == ["park-1", "supported"] and lines[1].endswith("private data")
+    assert [entry["id"] for entry in ledger.written(tmp_path / "x.json")] == ["park-1", "park-4"]
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--id", "park-99"], "there is no claim 'park-99'"),
+    (["--world", "imagenette"], "imagenette"),
+    (["--out", ""], "an empty name"),
+    (["--images", "8"], "at least 64 images"),
+])
+def test_bad_input_gets_a_line(monkeypatch, capsys, arguments, message):
+    assert run(monkeypatch, *arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and "Traceback" not in error
+
+
+# ------------------------------------------------------------------------------------------------- every claim runs
+
+class SmallLab(Lab):
+    """Small random networks, all different, in the place of every trained one."""
+
+    def network(self, name):
+        def make():
+            torch.manual_seed(sum(map(ord, name)))
+            if name == "resnet":
+                return resnet.create("resnet_slim").eval()
+            return VisionTransformer(img_size=64, patch_size=8, embed_dim=24, depth=12, num_heads=3, num_classes=0).eval()
+        return self.once(("network", name), make)
+
+    def tuned(self, name, **options):
+        return self.network(f"tuned {name}")
+
+    def probe(self, name, **options):
+        return torch.randn(64, 10, generator=torch.Generator().manual_seed(len(name)))
+
+
+@pytest.fixture(scope="module")
+def small():
+    return SmallLab("shapes", images=64)
+
+
+# Of the others, park-9 needs MAE's own decoder, raghu-8 trains its networks, and the rest reads results.
+LIVE = ["park-1", "park-2", "park-3", "park-4", "park-5", "park-15", "raghu-1", "raghu-2", "raghu-3", "raghu-5", "raghu-6",
+        "raghu-7", "raghu-9", "raghu-15", *(f"shekhar-{k}" for k in (1, 2, 3, 4, 5, 8, 9, 10, 11, 13))]
+
+
+@pytest.mark.parametrize("id", LIVE)
+def test_every_claim_can_be_measured(small, id):
+    checks = list(CLAIMS[id].measure(small, *CLAIMS[id].networks))
+    assert checks and len({check.text for check in checks}) == len(checks)
+    for check in checks:
+        assert check.low <= check.value <= check.high

@@ -1,0 +1,184 @@
+"""Release, hand in, grade, feedback, tables: through nbgrader, with kernels, as a lecturer runs it."""
+import copy
+import csv
+import json
+import os
+import time
+
+import grade
+import nbformat
+import pytest
+import release
+from submissions import named, solved
+
+FIRST, OTHERS = release.numbers()[0], release.numbers()[1:]
+LIMITS = {"seconds": 6.0, "memory": 3 * 2**30, "patience": 1}
+
+
+def worth(one, tasks: list[str]) -> float:
+    return sum(points for name, points in release.points(one.source).items() if grade.task_of(name) in tasks)
+
+
+def hand_in(folder, student: str, number: str, notebook) -> None:
+    (folder / student).mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, folder / student / f"{number}.ipynb")
+
+
+def table(path) -> list[dict]:
+    with path.open(**grade.TEXT) as file:
+        return list(csv.DictReader(file))
+
+
+def tampered(one):
+    """No answers; tests emptied, one deleted, one worth more, and the check replaced by one that is content."""
+    notebook = copy.deepcopy(one.student)
+    tests = list(named(notebook, "test").values())
+    for cell in tests:
+        cell.source = "pass"
+    tests[0].metadata["nbgrader"]["points"] = 100
+    notebook.cells.remove(tests[1])
+    for cell in named(notebook, "answer").values():
+        cell.source += "\n\ndef check(*inputs, **words):\n    pass\n\nimport checks\nchecks.check = checks.same = check"
+    return notebook
+
+
+def with_answers(one, *bodies: str):
+    """All right, but for the first tasks, whose functions do this."""
+    notebook = solved(one, list(named(one.source, "answer")))
+    for cell, body in zip(named(notebook, "answer").values(), bodies):
+        head = cell.source.split("    ### BEGIN SOLUTION")[0]
+        cell.source = head + "".join(f"    {line}\n" for line in body.splitlines())
+    return notebook
+
+
+ENDLESS = "while True:\n    try:\n        pass\n    except BaseException:\n        pass"          # it catches the interrupt too
+HUNGRY = "kept = []\nwhile True:\n    kept.append(torch.empty(2**26))"                          # 256 MiB each
+DEADLY = "import os\nos._exit(1)"
+
+
+@pytest.fixture(scope="module")
+def graded(made, tmp_path_factory):
+    """Submissions of the first assignment in every state, graded -> (grades by student, course, submissions, messages)."""
+    one, folder = made(FIRST), tmp_path_factory.mktemp("handed in")
+    tasks = list(named(one.source, "answer"))
+    hand_in(folder, "full", FIRST, solved(one, [*tasks, *named(one.source, "open")]))
+    hand_in(folder, "half", FIRST, solved(one, tasks[:2]))
+    (folder / "half/timestamp.txt").write_text("2026-10-06 09:30:00 UTC")
+    hand_in(folder, "empty", FIRST, one.student)
+    hand_in(folder, "tampered", FIRST, tampered(one))
+    hand_in(folder, "endless", FIRST, with_answers(one, ENDLESS))
+    hand_in(folder, "hungry", FIRST, with_answers(one, HUNGRY, DEADLY))
+    (folder / "broken").mkdir()
+    (folder / "broken" / f"{FIRST}.ipynb").write_text("{")
+    (folder / "stray.ipynb").write_text("{}")
+    said = []
+    lines = grade.grade(folder, one.course, LIMITS, {FIRST: "2026-10-05 18:00"},
+                        say=lambda *text, **_: said.append(" ".join(text)))
+    return {line["student"]: line for line in lines}, one, folder, said
+
+
+def test_each_submission_earns_what_it_should(graded):
+    lines, one, _, _ = graded
+    tasks = list(named(one.source, "answer"))
+    question, = named(one.source, "open")
+    rest = worth(one, tasks[1:])
+    assert {name: line["points"] for name, line in lines.items()} == {
+        "full": worth(one, tasks), "half": worth(one, tasks[:2]), "empty": 0, "tampered": 0, "endless": rest,
+        "hungry": worth(one, tasks[2:]), "broken": 0}
+    assert {name for name, line in lines.items() if line["to mark"] == worth(one, [question])} == {"full"}
+    assert {line["of"] for name, line in lines.items() if name != "broken"} == {sum(release.points(one.source).values())}
+    assert lines["broken"]["state"].startswith("not a notebook") and lines["full"]["state"] == "marks are missing"
+
+
+def test_late_work_is_counted_in_hours_and_loses_nothing(graded):
+    lines = graded[0]
+    assert lines["half"]["hours late"] == 15.5 and lines["full"]["hours late"] == 0
+
+
+def test_what_cannot_be_graded_is_said(graded):
+    said = "\n".join(graded[3])
+    assert "left out: stray.ipynb: not in a folder named as its student" in said
+    assert f"broken, assignment {FIRST}: " in said and "not a notebook" in said
+
+
+def test_the_tables_add_up(graded):
+    lines, one, _, _ = graded
+    tasks = table(one.course / "tasks.csv")
+    for student in ("full", "half", "endless"):
+        assert sum(float(line["points"]) for line in tasks if line["student"] == student) == lines[student]["points"]
+    assert [line["student"] for line in table(one.course / "grades.csv")] == sorted(lines)
+
+
+def feedback(one, student: str) -> str:
+    return (one.course / f"feedback/{student}/{one.number}/{one.number}.html").read_text(encoding="utf-8")
+
+
+def test_feedback_names_the_trouble_and_keeps_hidden_tests_hidden(graded):
+    one = graded[1]
+    assert "stopped after 6 seconds. Does a loop never end?" in feedback(one, "endless")
+    assert "more than 3 GiB of memory" in feedback(one, "hungry")
+    assert "the kernel died in this cell" in feedback(one, "hungry")
+    assert "1 of the cells of this task ran away before, so this one was not run" in feedback(one, "endless")
+    for student in ("full", "empty", "endless"):
+        assert "HIDDEN TESTS" not in feedback(one, student) and "Hidden:" in feedback(one, student)
+
+
+def test_marks_are_entered_and_nothing_is_run_again(graded):
+    lines, one, folder, _ = graded
+    path, (question,) = one.course / "marks.csv", named(one.source, "open")
+    marks = table(path)
+    assert [(line["student"], line["question"], line["points"]) for line in marks] == [("full", question, "")]
+    assert "Model answer" in marks[0]["answer"]
+    marks[0] |= {"points": "1,5", "comment": "What about (b)?"}
+    grade.write(path, grade.MARKS, marks)
+    said = []
+    again = {line["student"]: line for line in
+             grade.grade(folder, one.course, LIMITS, say=lambda *text, **_: said.append(" ".join(text)))}
+    assert again["full"]["points"] == lines["full"]["points"] + 1.5 and again["full"]["state"] == "done"
+    assert "What about (b)?" in feedback(one, "full")
+    assert [text for text in said if "assignment" in text and "broken" not in text] == []
+    marks[0]["points"] = "99"
+    grade.write(path, grade.MARKS, marks)
+    with pytest.raises(grade.CourseError, match=r"points from 0 to \d were expected, and '99' came"):
+        grade.grade(folder, one.course, LIMITS, say=lambda *text, **_: None)
+    path.unlink()                                              # other tests grade into the same course
+
+
+@pytest.mark.parametrize("number", OTHERS)
+def test_a_full_and_a_half_submission(number, made, tmp_path):
+    one = made(number)
+    tasks = list(named(one.source, "answer"))
+    hand_in(tmp_path, "full", number, solved(one, tasks))
+    hand_in(tmp_path, "half", number, solved(one, tasks[::2]))
+    start = time.process_time()
+    lines = grade.grade(tmp_path, one.course, LIMITS, say=lambda *text, **_: None)
+    assert {line["student"]: line["points"] for line in lines if line["assignment"] == number} == {
+        "full": worth(one, tasks), "half": worth(one, tasks[::2])}
+    assert (time.process_time() - start) / 2 < 30
+
+
+@pytest.mark.parametrize("program, arguments, complaint", [
+    (grade, ["nowhere"], "nowhere is not a folder"),
+    (grade, [".", "--due", "01=soon"], "no submission in ."),
+    (release, ["77"], "no assignment '77'; there are: 01"),
+])
+def test_a_mistyped_command_gets_one_line(program, arguments, complaint, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert program.main([*arguments, "--course", "course"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and complaint in error and error.count("\n") == 1
+
+
+def test_which_notebooks_are_found(tmp_path):
+    for name in ("anna/01.ipynb", "bert b/late/01 (2).ipynb", "carl/essay.ipynb", "dora/.ipynb_checkpoints/01-checkpoint.ipynb",
+                 "emil/011.ipynb", "fritz/01.ipynb", "fritz/old/01.ipynb"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(json.dumps({}))
+    os.utime(tmp_path / "fritz/old/01.ipynb", (0, 0))
+    (tmp_path / "gerd").mkdir()
+    (tmp_path / "gerd/01.ipynb").symlink_to(tmp_path / "anna/01.ipynb")
+    found, left = grade.find(tmp_path)
+    assert {key: str(path.relative_to(tmp_path)) for key, path in found.items()} == {
+        ("anna", "01"): "anna/01.ipynb", ("bert_b", "01"): "bert b/late/01 (2).ipynb", ("fritz", "01"): "fritz/01.ipynb"}
+    assert [line.split(":")[0] for line in left] == [
+        "carl/essay.ipynb", "emil/011.ipynb", "fritz/old/01.ipynb", "gerd/01.ipynb"]

@@ -1,0 +1,121 @@
+"""The CNN's trainer: the views of the ViT, a run that goes on where it stopped, and from training to `zoo.load`."""
+import json
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lib import cli
+from lib.data import Loaded, Shapes
+from lib.errors import CourseError
+from lib.models import resnet, zoo
+from lib.training.cnn import __main__ as cnn
+from lib.training.trainer import Trainer
+from lib.training.zoo import planned
+
+TINY = replace(planned("shapes", "supervised", "cpu"), images=48, epochs=1, batch_size=12, image_size=32, model="vit_nano",
+               log_every=1, checkpoint_every=2)
+
+
+@pytest.fixture(scope="module")
+def source():
+    return Loaded(Shapes("train", size=32, length=48, difficulty="mild"))
+
+
+def test_it_sees_what_the_vit_sees(source):
+    ours, vits = cnn.CNNTrainer(TINY, source, model="resnet_nano"), Trainer(TINY, source)
+    for step in (0, 3):
+        assert torch.equal(ours.batch_indices(step), vits.batch_indices(step))
+        mine, theirs = ours.prepare(step), vits.prepare(step)
+        assert torch.equal(mine["view"], theirs["view"])
+        assert torch.equal(mine["labels"], theirs["targets"].argmax(1))
+    logits = torch.randn(12, 10, dtype=torch.float64)
+    del ours.objective.backbone
+    ours.objective.backbone = lambda view: logits                  # the loss: cross-entropy with smoothed labels, by hand
+    targets = torch.full((12, 10), 0.01, dtype=torch.float64)
+    targets[torch.arange(12), mine["labels"]] = 0.91
+    by_hand = -(targets * (logits - logits.exp().sum(1, keepdim=True).log())).sum(1).mean()
+    loss, logs = ours.objective.loss(mine)
+    torch.testing.assert_close(loss, by_hand)
+    assert logs["accuracy"] == (logits.argmax(1) == mine["labels"]).float().mean()
+
+
+def test_a_run_that_stopped_goes_on_as_if_it_had_not(source, tmp_path):
+    whole = cnn.CNNTrainer(TINY, source, model="resnet_nano")
+    whole.run()
+    first = cnn.CNNTrainer(TINY, source, tmp_path, "resnet_nano")
+    first.stop = True
+    first.run()
+    assert 0 < first.step < first.steps
+    with pytest.raises(CourseError, match="already holds a run"):
+        cnn.CNNTrainer(TINY, source, tmp_path, "resnet_nano")
+    second = cnn.CNNTrainer(TINY, source, tmp_path, "resnet_nano", resume=True)
+    second.run()
+    for name, x in whole.objective.state_dict().items():
+        assert torch.equal(x, second.objective.state_dict()[name]), name
+
+
+def run(*arguments: str) -> int:
+    before, sys.argv = sys.argv, ["cnn", *arguments]
+    try:
+        cli.main(cnn.main)
+    except SystemExit as end:
+        return end.code
+    finally:
+        sys.argv = before
+    return 0
+
+
+def test_from_training_to_the_zoo(tmp_path, monkeypatch, capsys):
+    checkpoints = tmp_path / "checkpoints"
+    checkpoints.mkdir()
+    entry = {"file": "x.safetensors", "sha256": "", "bytes": 0, "model": {}}
+    (checkpoints / "manifest.json").write_text(json.dumps({"shapes/simmim": entry}))
+    (checkpoints / zoo.CNNS).write_text(json.dumps({"shapes/other": entry}))
+    monkeypatch.setattr(cnn, "planned", lambda *_: TINY)
+    monkeypatch.setattr(cnn, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(cnn.pack, "__defaults__", (checkpoints,))
+    monkeypatch.setattr(cnn.evaluate, "__defaults__", ({"train": 40, "val": 30},))
+    command = ("--model", "resnet_nano", "--out", str(tmp_path / "run"))
+    assert run(*command) == 0
+    assert "trained: knn " in capsys.readouterr().out
+    entry, result = zoo.cnns(checkpoints)["shapes/resnet"], json.loads((tmp_path / "results/shapes-resnet.json").read_text())
+    assert list(zoo.cnns(checkpoints)) == ["shapes/other", "shapes/resnet"] and zoo.names("shapes", checkpoints) == ["simmim"]
+    assert entry["model"] == {"name": "resnet_nano", "classes": 10, "image_size": 32} and entry["seed"] == 0
+    assert entry["command"].startswith("python -m lib.training.cnn --model resnet_nano") and "model" not in entry["recipe"]
+    for name in ("knn", "linear", "accuracy"):
+        low, high = result["trained"][name]["interval"]
+        assert entry[name] == result["trained"][name]["value"] and low <= entry[name] <= high and name in result["untrained"]
+    loaded = zoo.load("resnet", folder=checkpoints)
+    trained = torch.load(tmp_path / "run/last.pt", weights_only=True)["objective"]
+    assert not loaded.training
+    for name, x in loaded.state_dict().items():
+        packed = trained[f"backbone.{name}"]
+        assert torch.equal(x, packed.half().float() if packed.is_floating_point() else packed), name
+    before = (checkpoints / entry["file"]).read_bytes()
+    assert run(*command) == 2 and "already holds a run" in capsys.readouterr().err
+    assert run(*command, "--resume") == 0                          # a finished run is evaluated and packed again
+    assert (checkpoints / entry["file"]).read_bytes() == before
+    (checkpoints / entry["file"]).write_bytes(before[:-3])
+    with pytest.raises(CourseError, match=r"shapes-resnet\.safetensors is damaged"):
+        zoo.load("resnet", folder=checkpoints)
+    with pytest.raises(CourseError, match="no checkpoint 'cnn' ships for world 'shapes'; there are simmim, other, resnet"):
+        zoo.load("cnn", folder=checkpoints)
+
+
+def test_outputs_are_the_networks_own(source):
+    network = resnet.untrained(source.images(torch.arange(16)), "resnet_nano")
+    features, logits, labels = cnn.outputs(network, source)
+    from lib.data.views import normalize
+    with torch.no_grad():
+        maps = network.forward_features(normalize(source.images(torch.arange(48))))
+        torch.testing.assert_close(features, maps.mean((2, 3)))
+        torch.testing.assert_close(logits, network(normalize(source.images(torch.arange(48)))))
+    assert torch.equal(labels, source.labels(torch.arange(48)))
+
+
+@pytest.mark.parametrize("words", [("--epochs", "0"), ("--images", "-3")])
+def test_what_cannot_be_is_named(words, capsys):
+    assert run(*words) == 2
+    assert "must be at least 1" in capsys.readouterr().err
