@@ -532,10 +532,10 @@ plots.show(figure, alt="Delta log amplitude through encoder and decoder of MAE: 
 
 # %% [markdown]
 # In the paper the decoder lies about a unit below the encoder: less of the highest frequency, which the authors connect
-# with the blur. **Here that does not show**: our decoder goes on at about the encoder's level. A unit lower lies the
-# *untrained* decoder, so a low value by itself is no sign of learning. Ours has two narrow blocks on an 8 × 8 grid and
-# theirs eight wide ones on 14 × 14, so this says little about theirs. What agrees is the end of the encoder: it falls
-# before it hands over.
+# with the blur. **Here that does not show**: our decoder lies above the encoder's last block and a tenth of a unit below
+# its mean. A unit lower lies the *untrained* decoder, so a low value by itself is no sign of learning. Ours has two narrow
+# blocks on an 8 × 8 grid and theirs eight wide ones on 14 × 14, so this says little about theirs. What agrees is the end of
+# the encoder: it falls before it hands over.
 #
 # ## 6. What held here
 #

@@ -1,0 +1,357 @@
+# %% [markdown]
+# # 13 · The ledger
+#
+# **After this chapter you can say which claims of three papers hold for the networks of this course, on what evidence, and what it
+# would take to change a verdict.**
+#
+# You will be able to
+#
+# 1. turn a sentence of a paper into a number that is larger than a margin if the sentence holds;
+# 2. read an interval as one of three verdicts, and combine several;
+# 3. tell "it does not hold" from "this network cannot say";
+# 4. read a ledger beside its controls;
+# 5. measure any claim again, and add one of your own.
+#
+# *You need:* chapter 05 or 06; the chapters that a claim comes from tell its story. *Time:* about 35 minutes to read; the cells run in
+# about 20 seconds on a CPU.
+
+# %%
+import matplotlib.pyplot as plt
+import torch
+from IPython.display import Markdown, display
+
+from lib.analysis.claims import CLAIMS, Claim, Lab, ledger, measured
+from lib.analysis.claims.verdict import Check, together
+from lib.viz import plots
+
+plots.style()
+torch.set_num_threads(1);
+
+# %% [markdown]
+# Numbers after the sign ≈ are measured in this notebook and may differ in their last digits between processors. All others are
+# read from `data/results/claims.json`, which one command writes: `python -m lib.analysis claims`.
+#
+# ## 1. From a sentence to a verdict
+#
+# "Late self-attention of contrastive learning collapses." You cannot test a sentence. A **claim** in this course is a row of data:
+# what the paper says, how it is measured, what relation follows, and a function that measures it.
+
+# %%
+claim = CLAIMS["park-2"]
+for field in ("paper", "figure", "statement", "metric", "expected", "networks", "control"):
+    print(f"{field:>9}: {getattr(claim, field)}")
+
+# %% [markdown]
+# The function yields one or more **checks**. A check is a difference that is larger than a margin if the claim holds, with a 95 %
+# interval. The margin is 0 unless the paper names one ("below .03", "by ten points").
+#
+# **Predict, then run.** Here are five made-up intervals and a margin, the dashed line. Which verdict does each get?
+
+# %%
+made_up = [Check(name, (low + high) / 2, low, high, margin=0.1) for name, low, high in (
+    ("A", 0.15, 0.35), ("B", -0.30, -0.05), ("C", -0.05, 0.30), ("D", 0.02, 0.08), ("E", 0.09, 0.40))]
+figure, axis = plt.subplots(figsize=(6.5, 2.2))
+for row, check in enumerate(made_up):
+    axis.plot([check.low, check.high], [-row, -row], lw=4, color="#0072B2")
+axis.axvline(0.1, ls="--", color="black", lw=1)
+axis.set(yticks=range(-4, 1), yticklabels="EDCBA", xlabel="difference", ylabel="check", title="Five intervals and a margin of 0.1")
+plots.show(figure, alt="Five horizontal intervals, A to E, and a dashed vertical line at the margin of 0.1.")
+
+# %%
+print({check.text: check.reading for check in made_up})
+
+# %% [markdown]
+# All of A lies above the margin. All of B and of D lies below: D has the sign that was predicted, but less than was claimed. C and E
+# hold the margin, so they leave the question open, however much of E lies on the right side.
+#
+# A claim with several checks is supported if all of them are, and not supported if one of them is not:
+
+# %%
+for readings in (["supported", "supported"], ["supported", "inconclusive"], ["supported", "not supported"]):
+    print(f"{' + '.join(readings):<26} = {together(readings)}")
+
+# %% [markdown]
+# A sentence that says three things at once is therefore hard to support and easy to refute. That is the price of saying much.
+#
+# ### What counts neither way
+#
+# Two things come before any number. Something may not have been measured (yet). And a network may be **undertrained**: what it does
+# not show, a longer training might show, and what it shows may be left from its random start. The rule is fixed beforehand, and
+# looks at no claim: a network is undertrained if its training was cut short of what the course plans for it, or if its linear
+# probe is not clearly above that of an untrained network.
+
+# %%
+lab = Lab("shapes", images=64)
+short = lab.undertrained(tuple(lab.shipped))
+for name in lab.shipped:
+    print(f"{name:>10}: {short.get(name, 'trained')}")
+
+# %% [markdown]
+# A claim about a network in this list that is not "trained" is *inconclusive*, whatever its numbers say. The ledger keeps the numbers.
+#
+# ## 2. The whole ledger
+#
+# Quantities differ, pixels here and accuracies there, so the picture shows each check in units of **its own uncertainty**: how many
+# half widths of its interval lie between the value and the margin. Right of 1 a check is supported, left of -1 it is not, and in the
+# grey band it is open. A small grey diamond is the same check with an **untrained network** in the place of the trained one.
+
+# %%
+entries = ledger.written()
+colors = {"supported": "#0072B2", "not supported": "#D55E00", "inconclusive": "#999999", "cannot be measured here": "#777777"}
+papers = {paper: [e for e in entries if e["paper"] == paper] for paper in dict.fromkeys(e["paper"] for e in entries)}
+for paper, rows in papers.items():
+    print(f"{paper:<20} {len(rows)} claims:", ", ".join(f"{n} {verdict}" for verdict, n in ledger.counts(rows).items()))
+
+
+# %%
+def half_widths(check):
+    """How far the value is from the margin, in half widths of the interval on that side."""
+    gap = check["value"] - check["margin"]
+    half = check["value"] - check["low"] if gap > 0 else check["high"] - check["value"]
+    return gap / max(half, 1e-9)
+
+
+# %%
+def shown_verdict(entry):
+    short = entry["verdict"].replace("cannot be measured here", "not here")
+    return "not measured yet" if entry["why"].startswith("not measured yet") else short
+
+
+# %%
+def draw_ledger(rows, colors):
+    """A row for each claim: dots for its checks, diamonds for the control's, the verdict on the right."""
+    figure, axis = plt.subplots(figsize=(7.5, 0.36 * len(rows) + 1))
+    axis.axvspan(-1, 1, color="#EEEEEE", lw=0)
+    for y, entry in enumerate(rows):
+        control = (entry["control"] or {"checks": []})["checks"]
+        axis.plot([half_widths(c) for c in control], [y + 0.2] * len(control), "D", ms=3, color="#777777", mfc="white")
+        for check in entry["checks"]:
+            axis.plot(half_widths(check), y, "o", ms=6, color=colors[check["reading"]])
+        axis.annotate(shown_verdict(entry), (1.01, y), va="center", fontsize=8, xycoords=("axes fraction", "data"),
+                      color={"inconclusive": "#777777"}.get(entry["verdict"], colors[entry["verdict"]]))
+    names = [f"{e['statement'][:58]}{'…' if len(e['statement']) > 58 else ''}  {e['id'].split('-')[1]}" for e in rows]
+    axis.set_xscale("symlog", linthresh=1)
+    axis.set(yticks=range(len(rows)), ylim=(len(rows) - 0.4, -0.6), xlim=(-1000, 1000), xticks=[-100, -10, -1, 1, 10, 100],
+             ylabel="claim", xlabel="half widths of the interval from the margin (symmetric log scale)")
+    axis.set_xticklabels(["-100", "-10", "-1", "1", "10", "100"]), axis.set_yticklabels(names, fontsize=8)
+    figure.suptitle(f"{rows[0]['paper']}: right of the band supports, left of it refutes", fontsize=10)
+    return figure
+
+
+# %%
+figure = draw_ledger(papers["Park et al. 2023"], colors)
+plots.show(figure, alt="A row for each claim of Park et al. 2023, its checks as dots, and its verdict.")
+
+# %%
+figure = draw_ledger(papers["Raghu et al. 2021"], colors)
+plots.show(figure, alt="A row for each claim of Raghu et al. 2021, its checks as dots, and its verdict.")
+
+# %%
+figure = draw_ledger(papers["Shekhar et al. 2023"], colors)
+plots.show(figure, alt="A row for each claim of Shekhar et al. 2023, its checks as dots, and its verdict.")
+
+# %% [markdown]
+# Read a row like this: dots on both sides of the band are a sentence of which one half holds and the other does not. A diamond beside
+# its dot says that an untrained network passes the same check, so what the claim says is true of the architecture and the images, and
+# is no sign of what was learned. A grey verdict beside coloured dots is a claim about an undertrained network. A row without dots
+# waits for a measurement, or cannot be measured here.
+#
+# Many dots lie ten or a hundred half widths from the margin. Do not read that as "large effect": with the same images shown to both
+# networks, tiny differences are far from 0. It says that *other images* would not change the verdict. Another seed of training might,
+# because most rows rest on one network of each kind.
+#
+# ### In words and numbers
+#
+# "Here" is the check that decided. For each paper:
+
+# %%
+display(Markdown(ledger.markdown(papers["Park et al. 2023"])))
+
+# %%
+display(Markdown(ledger.markdown(papers["Raghu et al. 2021"])))
+
+# %%
+display(Markdown(ledger.markdown(papers["Shekhar et al. 2023"])))
+
+# %% [markdown]
+# ### What the untrained network passes too
+#
+# These claims have a control that passes every check:
+
+# %%
+for entry in entries:
+    if ledger.control_shows(entry):
+        print(f"{entry['id']:<11} {entry['verdict']:<14} {entry['statement']}")
+
+# %% [markdown]
+# A claim in this list may be supported, and still be no evidence of learning. Only the pair, trained and untrained, can tell.
+#
+# ## 3. Measure it again
+#
+# Nothing in the ledger has to be believed. `measured` runs a claim's function and applies the rules; here on 64 images instead of 256.
+
+# %%
+again = measured(CLAIMS["park-2"], lab)
+before = next(e for e in entries if e["id"] == "park-2")
+for new, old in zip(again["checks"], before["checks"]):
+    print(f"{new['text']}: ≈ {new['value']:.3f}, reading as in the ledger: {new['reading'] == old['reading']}")
+
+# %% [markdown]
+# **Predict, then run.** A quarter of the images: how much wider are the intervals, about 1.4, 2 or 4 times?
+
+# %%
+new, old = (e["checks"][0]["high"] - e["checks"][0]["low"] for e in (again, before))
+print(f"the first check's: ≈ {new / old:.1f} times as wide")
+
+# %% [markdown]
+# About twice: an interval over images shrinks with the root of their number. No number of images shrinks what a second training
+# would change.
+#
+# A claim that reads what other commands wrote takes no time:
+
+# %%
+print(ledger.line(measured(CLAIMS["shekhar-12"], lab)))
+
+# %% [markdown]
+# ## 4. A claim of your own
+#
+# A claim is data and a function that yields checks. Say you suspect that filling in pixels teaches *where* things are, and that
+# it does not matter whether the decoder is deep (MAE) or a single layer (SimMIM): both should beat the supervised network at the
+# position of the object.
+
+# %%
+from lib.analysis.claims.intervals import apart
+
+
+def knows_where(lab, first, second, reference):
+    for name in (first, second):
+        yield Check(f"x of the object (R²): {name} above {reference}", *apart(lab.score(name, "x"), lab.score(reference, "x")))
+
+
+# %%
+mine = Claim("mine-1", "you", "-", "filling in teaches where things are", "R² of a probe for x", "MAE, SimMIM above supervised",
+             "another world", knows_where, ("mae", "simmim", "supervised"))
+found = measured(mine, lab)
+print(found["verdict"], [ledger.number(check) for check in found["checks"]])
+
+# %% [markdown]
+# Write the expected relation *before* you look. A relation that was chosen after the numbers is supported by construction.
+#
+# ## 5. What scale would be needed?
+#
+# Where a claim does not show here, this says what to run instead. Chapter 12 has the commands and what they cost.
+
+# %%
+scales = {}
+for entry in entries:
+    if entry["verdict"] != "supported":
+        scales.setdefault(entry["scale"], []).append(entry["id"])
+for scale, ids in scales.items():
+    print(f"{scale}\n    for {', '.join(ids)}")
+
+# %% [markdown]
+# Some measurements stand in for the paper's own; that limits what a verdict says about the paper:
+
+# %%
+for entry in entries:
+    if entry["stand_in"]:
+        print(f"{entry['id']:<11} {entry['stand_in']}")
+
+# %% [markdown]
+# ## Exercises
+#
+# Write your answer where it says `raise NotImplementedError`, run the cell, read what the check says.
+
+# %%
+from lib.exercises import chapter13
+
+# %% [markdown]
+# ### Exercise 1 · ★☆☆ · 5 minutes
+#
+# Write `readings(low, high, margin)`: ends of intervals, (n,) each → (n,) with 1 for supported, -1 for not supported and 0 for
+# inconclusive.
+#
+# *Hint:* which end has to pass the margin for which verdict?
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def readings(low, high, margin):
+#     return (low > margin).int() - (high < margin).int()
+# ```
+#
+# </details>
+
+# %%
+def readings(low, high, margin):
+    raise NotImplementedError
+
+
+chapter13.check_readings(readings);
+
+# %% [markdown]
+# ### Exercise 2 · ★★☆ · 10 minutes
+#
+# Two networks saw the same n images; a and b, (n,) each, hold a number for every image. Write `paired(a, b)`: half the width of the
+# 95 % interval of the mean difference, 1.96 standard errors.
+#
+# *Hint:* which n numbers have a mean that you want, and how much does a mean of n scatter?
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def paired(a, b):
+#     return 1.96 * (a - b).std() / len(a) ** 0.5
+# ```
+#
+# </details>
+
+# %%
+def paired(a, b):
+    raise NotImplementedError
+
+
+chapter13.check_paired(paired);
+
+# %% [markdown]
+# ### Exercise 3 · ★★☆ · 10 minutes
+#
+# `values` (n,) are one difference for each of n seeds of training, all measured on the same images, which leave each uncertain by
+# `images` (half an interval). Write `both(values, images, factor)`: half the interval of their mean, over seeds *and* images, where
+# `factor` is Student's for n seeds.
+#
+# *Hint:* independent causes add as squares. Does a further seed make the part that comes from the images smaller?
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def both(values, images, factor):
+#     seeds = factor * values.std() / len(values) ** 0.5
+#     return (seeds**2 + images**2) ** 0.5
+# ```
+#
+# </details>
+
+# %%
+def both(values, images, factor):
+    raise NotImplementedError
+
+
+chapter13.check_both(both);
+
+# %% [markdown]
+# ## What to take away
+#
+# - A claim is worth testing once it is a number with a margin, and the margin was there before the number.
+# - Three verdicts, not two. "Not supported" needs as much evidence as "supported"; all else is open.
+# - A network that is not well trained by a rule of its own cannot count for or against a claim.
+# - An untrained network that passes the same checks takes the meaning out of a supported claim, and leaves it true.
+# - Intervals over images say nothing about another training. Where there are several seeds, they belong into the interval.
+#
+# **Limits.** Small networks on a procedural world, mostly one seed of each; "not supported" here says that a claim does not show at this
+# scale, and nothing about ViT-B on ImageNet. Some rows are measured by a stand-in. Where only written intervals are compared, the two
+# networks are taken as independent, which errs towards "inconclusive". With some hundred checks at 95 %, a few will be off by chance.
+# A claim in several parts is refuted by its weakest part, even where the others hold: look at the dots, not at the verdict alone.
+#
+# **References.** Park et al. 2023, *What Do Self-Supervised Vision Transformers Learn?* Raghu et al. 2021, *Do Vision Transformers See
+# Like Convolutional Neural Networks?* Shekhar et al. 2023, *Objectives Matter*, and its workshop version of 2022.
