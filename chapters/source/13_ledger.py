@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 13 · The ledger
 #
-# **After this chapter you can say which claims of three papers hold for the networks of this course, on what evidence, and what it
-# would take to change a verdict.**
+# **After this chapter you can say which claims of three papers hold for the networks of this course, on what evidence, and
+# what it would take to change a verdict.**
 #
 # You will be able to
 #
@@ -12,8 +12,8 @@
 # 4. read a ledger beside its controls;
 # 5. measure any claim again, and add one of your own.
 #
-# *You need:* chapter 05 or 06; the chapters that a claim comes from tell its story. *Time:* about 35 minutes to read; the cells run in
-# about 20 seconds on a CPU.
+# *You need:* chapter 05 or 06; the chapters that a claim comes from tell its story. *Time:* about 35 minutes to read; the
+# cells run in about 20 seconds on a CPU.
 
 # %%
 import matplotlib.pyplot as plt
@@ -28,13 +28,13 @@ plots.style()
 torch.set_num_threads(1);
 
 # %% [markdown]
-# Numbers after the sign ≈ are measured in this notebook and may differ in their last digits between processors. All others are
-# read from `data/results/claims.json`, which one command writes: `python -m lib.analysis claims`.
+# Numbers after the sign ≈ are measured in this notebook and may differ in their last digits between processors. All others
+# are read from `data/results/claims.json`, which one command writes: `python -m lib.analysis claims`.
 #
 # ## 1. From a sentence to a verdict
 #
-# "Late self-attention of contrastive learning collapses." You cannot test a sentence. A **claim** in this course is a row of data:
-# what the paper says, how it is measured, what relation follows, and a function that measures it.
+# "Late self-attention of contrastive learning collapses." You cannot test a sentence. A **claim** in this course is a row
+# of data: what the paper says, how it is measured, what relation follows, and a function that measures it.
 
 # %%
 claim = CLAIMS["park-2"]
@@ -42,8 +42,9 @@ for field in ("paper", "figure", "statement", "metric", "expected", "networks", 
     print(f"{field:>9}: {getattr(claim, field)}")
 
 # %% [markdown]
-# The function yields one or more **checks**. A check is a difference that is larger than a margin if the claim holds, with a 95 %
-# interval. The margin is 0 unless the paper names one ("below .03", "by ten points").
+# The function yields one or more **checks**. A check is a difference that is larger than a margin if the claim holds, with
+# a 95 % interval. The margin is 0 unless one was read off the authors' figures or set from them ("below .03", "by ten
+# points").
 #
 # **Predict, then run.** Here are five made-up intervals and a margin, the dashed line. Which verdict does each get?
 
@@ -61,8 +62,8 @@ plots.show(figure, alt="Five horizontal intervals, A to E, and a dashed vertical
 print({check.text: check.reading for check in made_up})
 
 # %% [markdown]
-# All of A lies above the margin. All of B and of D lies below: D has the sign that was predicted, but less than was claimed. C and E
-# hold the margin, so they leave the question open, however much of E lies on the right side.
+# All of A lies above the margin. All of B and of D lies below: D has the sign that was predicted, but less than was
+# claimed. C and E hold the margin, so they leave the question open, however much of E lies on the right side.
 #
 # A claim with several checks is supported if all of them are, and not supported if one of them is not:
 
@@ -71,14 +72,15 @@ for readings in (["supported", "supported"], ["supported", "inconclusive"], ["su
     print(f"{' + '.join(readings):<26} = {together(readings)}")
 
 # %% [markdown]
-# A sentence that says three things at once is therefore hard to support and easy to refute. That is the price of saying much.
+# A sentence that says three things at once is therefore hard to support and easy to refute. That is the price of saying
+# much.
 #
 # ### What counts neither way
 #
-# Two things come before any number. Something may not have been measured (yet). And a network may be **undertrained**: what it does
-# not show, a longer training might show, and what it shows may be left from its random start. The rule is fixed beforehand, and
-# looks at no claim: a network is undertrained if its training was cut short of what the course plans for it, or if its linear
-# probe is not clearly above that of an untrained network.
+# Two things come before any number. Something may not have been measured (yet). And a network may be **undertrained**: what
+# it does not show, a longer training might show, and what it shows may be left from its random start. The rule is fixed
+# beforehand, and looks at no claim: a network is undertrained if its training was cut short of what the course plans for
+# it, or if its linear probe is not clearly above that of an untrained network.
 
 # %%
 lab = Lab("shapes", images=64)
@@ -87,13 +89,15 @@ for name in lab.shipped:
     print(f"{name:>10}: {short.get(name, 'trained')}")
 
 # %% [markdown]
-# A claim about a network in this list that is not "trained" is *inconclusive*, whatever its numbers say. The ledger keeps the numbers.
+# A claim about a network in this list that is not "trained" is *inconclusive*, whatever its numbers say. The ledger keeps
+# the numbers.
 #
 # ## 2. The whole ledger
 #
-# Quantities differ, pixels here and accuracies there, so the picture shows each check in units of **its own uncertainty**: how many
-# half widths of its interval lie between the value and the margin. Right of 1 a check is supported, left of -1 it is not, and in the
-# grey band it is open. A small grey diamond is the same check with an **untrained network** in the place of the trained one.
+# Quantities differ, pixels here and accuracies there, so the picture shows each check in units of **its own uncertainty**:
+# how many half widths of its interval lie between the value and the margin. Right of 1 a check is supported, left of -1 it
+# is not, and in the grey band it is open. A small grey diamond is the same check with an **untrained network** in the place
+# of the first of the trained ones.
 
 # %%
 entries = ledger.written()
@@ -151,14 +155,14 @@ figure = draw_ledger(papers["Shekhar et al. 2023"], colors)
 plots.show(figure, alt="A row for each claim of Shekhar et al. 2023, its checks as dots, and its verdict.")
 
 # %% [markdown]
-# Read a row like this: dots on both sides of the band are a sentence of which one half holds and the other does not. A diamond beside
-# its dot says that an untrained network passes the same check, so what the claim says is true of the architecture and the images, and
-# is no sign of what was learned. A grey verdict beside coloured dots is a claim about an undertrained network. A row without dots
-# waits for a measurement, or cannot be measured here.
+# Read a row like this: dots on both sides of the band are a sentence of which one half holds and the other does not. A
+# diamond beside its dot says that an untrained network in the first one's place passes the same check: that network need
+# not have learned it, though its partner may have. A grey verdict beside coloured dots is a claim about an undertrained
+# network. A row without dots waits for a measurement, or cannot be measured here.
 #
-# Many dots lie ten or a hundred half widths from the margin. Do not read that as "large effect": with the same images shown to both
-# networks, tiny differences are far from 0. It says that *other images* would not change the verdict. Another seed of training might,
-# because most rows rest on one network of each kind.
+# Many dots lie ten or a hundred half widths from the margin. Do not read that as "large effect": with the same images shown
+# to both networks, tiny differences are far from 0. It says that *other images* would not change the verdict. Another seed
+# of training might, because most rows rest on one network of each kind.
 #
 # ### In words and numbers
 #
@@ -184,11 +188,13 @@ for entry in entries:
         print(f"{entry['id']:<11} {entry['verdict']:<14} {entry['statement']}")
 
 # %% [markdown]
-# A claim in this list may be supported, and still be no evidence of learning. Only the pair, trained and untrained, can tell.
+# A claim in this list may be supported, and still be no evidence of learning. Only the pair, trained and untrained, can
+# tell.
 #
 # ## 3. Measure it again
 #
-# Nothing in the ledger has to be believed. `measured` runs a claim's function and applies the rules; here on 64 images instead of 256.
+# Nothing in the ledger has to be believed. `measured` runs a claim's function and applies the rules; here on 64 images
+# instead of 256.
 
 # %%
 again = measured(CLAIMS["park-2"], lab)
@@ -204,8 +210,8 @@ new, old = (e["checks"][0]["high"] - e["checks"][0]["low"] for e in (again, befo
 print(f"the first check's: ≈ {new / old:.1f} times as wide")
 
 # %% [markdown]
-# About twice: an interval over images shrinks with the root of their number. No number of images shrinks what a second training
-# would change.
+# About twice: an interval over images shrinks with the root of their number. No number of images shrinks what a second
+# training would change.
 #
 # A claim that reads what other commands wrote takes no time:
 
@@ -215,9 +221,9 @@ print(ledger.line(measured(CLAIMS["shekhar-12"], lab)))
 # %% [markdown]
 # ## 4. A claim of your own
 #
-# A claim is data and a function that yields checks. Say you suspect that filling in pixels teaches *where* things are, and that
-# it does not matter whether the decoder is deep (MAE) or a single layer (SimMIM): both should beat the supervised network at the
-# position of the object.
+# A claim is data and a function that yields checks. Say you suspect that filling in pixels teaches *where* things are, with
+# a decoder (MAE) and with a single layer (SimMIM): both should beat the supervised network at the position of the object.
+# (Chapter 04 has shown it already, so this is an example and no test.)
 
 # %%
 from lib.analysis.claims.intervals import apart
@@ -268,8 +274,8 @@ from lib.exercises import chapter13
 # %% [markdown]
 # ### Exercise 1 · ★☆☆ · 5 minutes
 #
-# Write `readings(low, high, margin)`: ends of intervals, (n,) each → (n,) with 1 for supported, -1 for not supported and 0 for
-# inconclusive.
+# Write `readings(low, high, margin)`: ends of intervals, (n,) each → (n,) with 1 for supported, -1 for not supported and 0
+# for inconclusive.
 #
 # *Hint:* which end has to pass the margin for which verdict?
 #
@@ -292,8 +298,8 @@ chapter13.check_readings(readings);
 # %% [markdown]
 # ### Exercise 2 · ★★☆ · 10 minutes
 #
-# Two networks saw the same n images; a and b, (n,) each, hold a number for every image. Write `paired(a, b)`: half the width of the
-# 95 % interval of the mean difference, 1.96 standard errors.
+# Two networks saw the same n images; a and b, (n,) each, hold a number for every image. Write `paired(a, b)`: half the
+# width of the 95 % interval of the mean difference, 1.96 standard errors.
 #
 # *Hint:* which n numbers have a mean that you want, and how much does a mean of n scatter?
 #
@@ -316,9 +322,9 @@ chapter13.check_paired(paired);
 # %% [markdown]
 # ### Exercise 3 · ★★☆ · 10 minutes
 #
-# `values` (n,) are one difference for each of n seeds of training, all measured on the same images, which leave each uncertain by
-# `images` (half an interval). Write `both(values, images, factor)`: half the interval of their mean, over seeds *and* images, where
-# `factor` is Student's for n seeds.
+# `values` (n,) are one difference for each of n seeds of training, all measured on the same images, which leave each
+# uncertain by `images` (half an interval). Write `both(values, images, factor)`: half the interval of their mean, over
+# seeds *and* images, where `factor` is Student's for n seeds.
 #
 # *Hint:* independent causes add as squares. Does a further seed make the part that comes from the images smaller?
 #
@@ -343,15 +349,18 @@ chapter13.check_both(both);
 # ## What to take away
 #
 # - A claim is worth testing once it is a number with a margin, and the margin was there before the number.
-# - Three verdicts, not two. "Not supported" needs as much evidence as "supported"; all else is open.
+# - Three verdicts, not two. For a single check "not supported" needs as much evidence as "supported", all else is open; of
+#   several checks, one suffices to refute.
 # - A network that is not well trained by a rule of its own cannot count for or against a claim.
 # - An untrained network that passes the same checks takes the meaning out of a supported claim, and leaves it true.
 # - Intervals over images say nothing about another training. Where there are several seeds, they belong into the interval.
 #
-# **Limits.** Small networks on a procedural world, mostly one seed of each; "not supported" here says that a claim does not show at this
-# scale, and nothing about ViT-B on ImageNet. Some rows are measured by a stand-in. Where only written intervals are compared, the two
-# networks are taken as independent, which errs towards "inconclusive". With some hundred checks at 95 %, a few will be off by chance.
-# A claim in several parts is refuted by its weakest part, even where the others hold: look at the dots, not at the verdict alone.
+# **Limits.** Small networks on a procedural world, mostly one seed of each; "not supported" here says that a claim does not
+# show at this scale, and nothing about ViT-B on ImageNet. Some rows are measured by a stand-in. Where only written
+# intervals are compared, the two networks are taken as independent, which errs towards "inconclusive". With some hundred
+# checks at 95 %, a few will be off by chance. A claim in several parts is refuted by its weakest part, even where the
+# others hold: look at the dots, not at the verdict alone.
 #
-# **References.** Park et al. 2023, *What Do Self-Supervised Vision Transformers Learn?* Raghu et al. 2021, *Do Vision Transformers See
-# Like Convolutional Neural Networks?* Shekhar et al. 2023, *Objectives Matter*, and its workshop version of 2022.
+# **References.** Park et al. 2023, *What Do Self-Supervised Vision Transformers Learn?* Raghu et al. 2021, *Do Vision
+# Transformers See Like Convolutional Neural Networks?* Shekhar et al. 2023, *Objectives Matter*, and its workshop version
+# of 2022.
