@@ -81,12 +81,12 @@ for axis, (name, k) in zip(axes, alike.items()):
     axis.imshow(k / k.diagonal().mean(), cmap="cividis", vmin=-0.5, vmax=1)
     axis.set(title=name, xlabel="image, sorted by shape")
 axes[0].set_ylabel("image, sorted by shape")
-plots.show(figure, alt="Three 60 x 60 Gram matrices: pixels show no order; ViT and CNN show a bright square for each shape.")
+plots.show(figure, alt="Three 60 x 60 Gram matrices: pixels show one chequered square; ViT and CNN bright squares of shapes, the CNN more.")
 
 # %% [markdown]
-# Yellow: alike. Pixels know nothing of shapes (the chequered square is one shape in two brightnesses); both networks make a
-# bright square of each shape, the CNN a cleaner one. **Centred kernel alignment (CKA)** says how much two such pictures
-# agree: it is their cosine.
+# Yellow: alike. Pixels know nothing of shapes (the chequered square is one shape in two brightnesses); both networks make
+# bright squares of some shapes, the CNN of more. **Centred kernel alignment (CKA)** says how much two such pictures agree:
+# it is their cosine.
 
 # %%
 def cosine(k, l):
@@ -98,7 +98,7 @@ for a, b in (("pixels", "ViT, last block"), ("pixels", "CNN, last block"), ("ViT
     print(f"{a:<15} and {b:<15} ≈ {cosine(alike[a], alike[b]):.2f}")
 
 # %% [markdown]
-# Pixels and a last block agree by 0.5 and more? They should not. Here is a test where you know the answer.
+# Pixels and a last block agree by 0.5 and more? How much of that is real? Here is a test where you know the answer.
 #
 # **Predict, then run.** Two layers of 768 features, all random and independent, on 32 images. What is their CKA?
 
@@ -251,8 +251,9 @@ for kind in ("trained", "untrained"):
 # (Figure 2) find the same order: the lower half of a ResNet goes with the lowest quarter of a ViT. Only the CNN's last
 # block goes with a later one, and it is about as much like any block from the second on; that the ViT's last third is like
 # nothing in the ResNet, as the paper has it, does not show. The control divides the finding in two. That an early ViT layer
-# is like an early CNN layer needs **no training**. That the two meet again at the top does: with random weights next to
-# nothing of the CNN's last stage is like any block of the ViT. Both were told the same labels.
+# is like an early CNN layer needs **no training**. That the two meet again at the top does, on the CNN's side at least:
+# with random weights next to nothing of its last stage is like any block of the ViT. Section 10 asks how much of it the
+# labels of the ViT add.
 #
 # ## 5. Local and global heads
 #
@@ -284,9 +285,9 @@ plots.show(figure, alt="Attention distance of heads by block: supervised and unt
 
 # %% [markdown]
 # All heads of the supervised ViT look about as far as they would by chance. MAE has local heads from its second block on,
-# in block 3 nothing else. So it is not that a network of this size *cannot* look nearby: labels of 16,000 images do not
-# make it. Raghu et al. report the like of their large models: trained on ImageNet alone, without the 300 million, they lack
-# local heads in their first blocks, and are worse for it. Ours is the far end of that scale.
+# in block 3 nothing else. So it is not that a network of this size *cannot* look nearby: labels do not make it in 500
+# steps. (MAE had 2,000, on the same images.) Raghu et al. report the like of their large models: trained on ImageNet alone,
+# without the 300 million, they lack local heads in their first blocks, and are worse for it; their smaller one keeps them.
 #
 # Are local heads more like a CNN? Raghu et al. (Figure 5) sort the heads of a first block by distance and compare what they
 # give, $A_h V_h$, with early layers of a CNN. Below, every single head of MAE's blocks 2 and 3.
@@ -311,10 +312,10 @@ figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", 
 plots.show(figure, alt="CKA of single heads with early CNN layers against attention distance, MAE and untrained.")
 
 # %% [markdown]
-# The paper's points fall from left to right: the more local, the more like the CNN. **That does not show here.** MAE's
-# heads reach from 10 to 25 px, and the nearest are not the most CNN-like; the heads of the untrained ViT, which look
-# everywhere, reach values as high. A head that averages over everything still passes on how bright and how rough the
-# picture is, and early layers of a CNN hold that as well. Without the grey points you could not tell.
+# The paper's points fall from left to right: the more local, the more like the CNN. **Twelve heads of two blocks cannot
+# decide that here.** MAE's heads reach from 10 to 25 px and fall but weakly, if at all; some heads of the untrained ViT,
+# which look everywhere, reach values as high. A head that averages over everything still passes on how bright and how rough
+# the picture is, and early layers of a CNN hold that as well. Without the grey points you could not tell.
 #
 # ## 6. How far does a unit see?
 #
@@ -370,7 +371,8 @@ plots.show(figure, alt="Radius of the receptive field at five depths, for ViT, M
 # %% [markdown]
 # Early, the ViT sees further; late, the CNN does, because the ViT's own patch keeps its weight. Of the CNN's curve the
 # dotted control has nearly everything: its reach is its **architecture**. In the ViT, training brings far pixels in
-# *earlier* than random weights do, and afterwards stops short of them. MAE, with its local heads, sees least far all along.
+# *earlier* than random weights do, and afterwards stops short of them. MAE, with its local heads, sees least far of the
+# ViTs from the third depth on.
 #
 # ## 7. What do skip connections carry?
 #
@@ -400,8 +402,9 @@ for kind, found_here in ratios.items():
 # The ratios of the ViT are far larger than those of the CNN, where both parts are about the same; so far the paper holds.
 # The change of phase **does not show at this scale**. In the first blocks it is CLS whose token is made anew (it starts the
 # same for all images, and short), and patches pass more; in the supervised network CLS takes over later on, in MAE and the
-# control never. That is the reverse of the published order, and the differences are small. What training adds to the
-# untrained network is the rise: late blocks of the supervised ViT change their tokens least.
+# control never. That is the reverse of the published order; the differences are small in the supervised network and large
+# in MAE. What training adds to the untrained network is the rise: late blocks of the supervised ViT change their tokens
+# least.
 #
 # ### Take one out
 #
@@ -415,8 +418,8 @@ with torch.no_grad():
 print(f"CKA of the last layers, with and without the skips of block 6: ≈ {linear_cka(whole, broken):.2f}")
 
 # %% [markdown]
-# It drops, but what does that tell? Everything behind block 6 was trained on a sum that is no longer there. Such damage is
-# found wherever you cut.
+# It drops, but what does that tell? Everything behind block 6 was trained on a sum that is no longer there. Such damage
+# would be there whatever they carry.
 #
 # Raghu et al. therefore *train* without them. Here is that in the smallest: a ViT of three blocks on 1,536 images of 32
 # pixels, with and without the skips of block 2. Two more will be of use in section 9: another seed, and a tenth of the
@@ -461,8 +464,8 @@ for name in ("all images", "no skip"):
 
 # %% [markdown]
 # With its skips, the network is one piece; without those of block 2, what lies before and what lies behind are far less
-# alike. That is Raghu et al.'s Figure 8, and it holds in three blocks. The paper also loses 4 % of accuracy; here no such
-# loss shows, for another seed of the whole network is as far off.
+# alike. That is Raghu et al.'s Figure 8, and it holds in three blocks. The paper also loses 4 % of accuracy; here the loss
+# is no more than another seed's, so one of that size could not be seen.
 #
 # ## 8. Does a token still stand for its place?
 #
@@ -501,9 +504,9 @@ plots.show(figure, alt="Maps of a corner token and a middle token in four networ
 # %% [markdown]
 # Hits fall with depth in the supervised ViT, yet a quarter of its last tokens are still at their place. The CNN's places
 # are near chance (each holds a bit of everything: its receptive field is the image). So **"the ViT localises better than
-# the CNN" holds**, and the controls say why: the untrained ViT keeps most of its tokens in place, for a residual stream
-# that little is added to keeps what was put in. Supervision *wears that down*; in its maps even a corner token is like the
-# middle of the image, where the objects are. MAE, which has to paint each patch where it belongs, keeps places apart.
+# the CNN" holds by hits**; by CKA at the own place it does not. And the control: the untrained ViT keeps most of its tokens
+# in place. Supervision *wears that down*; in its maps even a corner token is like the middle of the image, where the
+# objects are. MAE, which has to paint each patch where it belongs, keeps places apart.
 #
 # ## 9. How much of this is a question of data?
 #
@@ -520,7 +523,8 @@ for name in ("another seed", "a tenth"):
 # %% [markdown]
 # A tenth of the images gives a network that is as much like the first as another seed is. **No effect of data shows**, and
 # without the other seed you might have read one out of the second line: likeness falls with depth, as in the paper, with
-# *all* the data too. (Nor is the tenth worse at its task: these networks lack steps, not images.)
+# *all* the data too. (The tenth began with the weights of the first, the other seed did not, which may hide an effect. How
+# would you take that apart?)
 #
 # ## 10. Which objective is most like the CNN?
 #
@@ -550,8 +554,9 @@ plots.show(figure, alt="CKA of each block of six ViTs with the middle and with t
 # The answer depends on which layer of the CNN you ask. With the middle of the CNN, MAE and MoCo v3 agree most; but the
 # untrained network is close below them, so most of this likeness is what any ViT passes on of the picture. The supervised
 # ViT falls *below* the control: from its second block on it has dropped what the middle of the CNN still holds. With the
-# CNN's last block the order turns, and the supervised ViT leads: **the same labels make two architectures alike, where the
-# labels matter.** SimMIM's late blocks are like nothing in the CNN, nor are those of DINO (which is hardly trained).
+# CNN's last block the order turns, and the supervised ViT leads: **the same labels make two architectures more alike where
+# the labels matter**. But an untrained ViT has most of that likeness already; the ViT's labels add a part. SimMIM's and
+# DINO's late blocks lie below the untrained network here.
 
 # %% [markdown]
 # ## 11. What held?
@@ -602,9 +607,9 @@ for text, value, low, high in rows:
 
 # %% [markdown]
 # What holds of Raghu et al.'s picture: ViTs are more uniform than CNNs, see further early, carry more through their skips,
-# and keep places better. What the controls add: most of it is there **before training**, as a property of the architecture.
-# What does not show at this scale: local heads under supervision, likeness to the CNN that falls with a head's distance,
-# and the change of phase between CLS and patches.
+# and keep places better by hits. What the controls add: most of it is there **before training**, as a property of the
+# architecture. What does not show at this scale: local heads under supervision, likeness to the CNN that falls with a
+# head's distance, and the change of phase between CLS and patches.
 #
 # ## Exercises
 #
@@ -725,10 +730,10 @@ chapter09.check_half_radius(half_radius);
 #
 # - CKA compares layers by how alike they find images. Leave the diagonals out, or wide layers all look alike.
 # - A heat map means nothing without that of random weights beside it. ViT and CNN differ most *before* training.
-# - Early layers of a ViT are like most of a CNN without any training; the top meets the CNN's top because the labels are
-#   the same.
-# - Whether there are local heads is a question of objective and data, not only of architecture: MAE has them here, the
-#   supervised ViT has not.
+# - Early layers of a ViT are like most of a CNN without any training; that the tops meet needs a trained CNN, and the same
+#   labels add to it.
+# - Whether there are local heads is a question of objective or length of training, not only of architecture: MAE has them
+#   here, the supervised ViT has not.
 # - A skip connection that is cut without training anew shows damage, not function.
 # - Before you say what less data does, ask how far apart two seeds are.
 #

@@ -264,8 +264,7 @@ for kind, row, error in zip(kinds, value.T, wide.T):
 
 # %% [markdown]
 # The second row is worth a second look. Two networks that both reconstruct have CKA to show as they are, and none to speak
-# of without the pixels: SimMIM rebuilds the picture in its own last blocks, MAE leaves that to a decoder which is thrown
-# away. "Reconstructive" is one word for two different late halves.
+# of without the pixels: "reconstructive" is one word for two different late halves. Why, these numbers do not say.
 #
 # ### The objective, or the amount of training?
 #
@@ -281,15 +280,16 @@ for name in names:
 # %% [markdown]
 # That is a warning for DINO: beside the pixels, what its late blocks hold is mostly what a random network holds. MoCo v3
 # has some of the same; the other three have little or none. So the blue line of the middle panel is in good part what two
-# networks kept from their start, and the right-hand panel is the fair one. What is left there, the networks' own, cannot
-# come from the start. It is not much, and it may still hang on these very two networks: for a second seed of the same
-# objective, which would tell how alike two networks of *one* objective are, the course ships no network of 12 blocks.
+# networks kept from their start, and the right-hand panel is the fair one. What is left there cannot come from what any
+# random network has; both began with the same weights, though (the same seed), and what these particular weights have is
+# still in it. It is not much, and it may still hang on these very two networks: for a second seed of the same objective,
+# which would tell how alike two networks of *one* objective are, the course ships no network of 12 blocks.
 #
 # ## 3. Which part of a block?
 #
 # Shekhar et al. find that between joint-embedding and reconstructive networks the inputs of attention differ most (the
-# first norm, and queries, keys and values), the MLP's first layer least; and between two joint-embedding networks the other
-# way round. The same question here, mean over 12 blocks:
+# first norm, and queries, keys and values), the MLP's first layer and its norm least; and that between two joint-embedding
+# networks the former agree more than the MLP's first layer. The same question here, mean over 12 blocks:
 
 # %%
 steps = {"norm1": "first norm", "qkv": "queries, keys,\nvalues", "heads": "heads", "proj": "projection",
@@ -365,8 +365,8 @@ plots.show(figure, alt="Accuracy by depth from CLS, mean and single patches: sup
 # CLS tells nothing, it is the same for every image, and the patches little. From block 2 on every network is above the
 # untrained one, from CLS. From CLS, MoCo v3 and MAE are about level and well ahead of SimMIM and DINO; from the patches,
 # MAE is far ahead of the other self-supervised networks. So the paper's finding that the class lies closer to the surface
-# in joint-embedding networks **does not show at this scale**: MoCo v3 keeps up with MAE on half its steps, but from CLS
-# alone, and with 250 steps of DINO it could hardly show.
+# in joint-embedding networks **does not show at this scale**: MoCo v3 keeps up with MAE, from CLS alone, on half its steps
+# (which cost several times as much, chapter 12), and with 250 steps of DINO it could hardly show.
 #
 # Where does CLS know more than the mean? Image by image, with intervals:
 
@@ -464,9 +464,9 @@ plots.show(figure, alt="Invariance by depth: to brightness the joint-embedding a
 
 # %% [markdown]
 # Brightness and contrast, left, is the clean case. The networks whose objective demanded it, through views or through
-# labels, are above 0.9 from block 6 on. MAE and SimMIM, which never needed it, stay about where the untrained network is or
-# fall below: whoever has to rebuild the pixels must *know* how bright they are. (Bands are 95 % intervals over images;
-# SimMIM's are wide, because some images change much more than others.)
+# labels, are above 0.9 from block 6 on. SimMIM, whose target keeps the brightness, falls below the untrained network; MAE,
+# whose targets have each patch's brightness and contrast taken out, stays near it and ends a little above. (Bands are 95 %
+# intervals over images; SimMIM's are wide, because some images change much more than others.)
 #
 # The other three teach caution. MoCo v3 and DINO both saw blurred views, yet MoCo v3 is less invariant to blur than the
 # untrained network. **Nobody asked for invariance to a quarter turn**, and yet most networks have it, the untrained one
@@ -479,10 +479,11 @@ for name in names:
     print(f"{names[name]:>10}, block 12: turn ≈ {turn:.2f}, brightness ≈ {colour:.2f}, class from the mean ≈ {accuracy:.0f} %")
 
 # %% [markdown]
-# A code that tells little of an object's shape will not care how it is turned. Of the trained networks, the three that are
+# A code that tells little of an object's shape may not care how it is turned. Of the trained networks, the three that are
 # most invariant to a turn know the class *less* well from these same tokens than the other two. (MoCo v3 does know it, but
-# in CLS.) So an invariance means something beside a number that says what is still known, and beside a transform that no
-# objective asked for.
+# in CLS.) But the untrained network knows least of all, and is no more invariant than MAE: knowing little is not all. So an
+# invariance means something beside a number that says what is still known, and beside a transform that no objective asked
+# for.
 #
 # ## 6. Do probes agree?
 #
@@ -560,7 +561,7 @@ plots.show(figure, alt="Two tables of Kendall's tau between probes of six networ
 #
 # Of two probes that are right in 90 and 60 % of images, both are right or both wrong in 58 % by luck alone (0.9 · 0.6 + 0.1
 # · 0.4). **Error consistency** is how much of the room above luck they fill (Geirhos et al. 2020): 0 for luck, 1 for always
-# together.
+# together, which only probes of equal accuracy can reach.
 
 # %%
 def error_consistency(first, second):
@@ -580,9 +581,10 @@ for a, b in [("mocov3", "dino"), ("mocov3", "simmim"), ("mocov3", "mae"), ("dino
           f"(≈ {low:+.2f} to ≈ {high:+.2f}), F1 ≈ {prediction_f1(scores[a].argmax(1), scores[b].argmax(1)):.2f}")
 
 # %% [markdown]
-# All intervals are wide with 200 images. In *which images* they get right, neither pair of one family stands out: the
-# highest value belongs to MoCo v3 and MAE, one of each. F1, which the paper reports, is another matter: it rises with
-# accuracy, so it cannot be compared across pairs of unlike quality; error consistency has luck taken out.
+# All intervals are wide with 200 images. The highest value belongs to MoCo v3 and MAE, one of each family; but these two
+# are also nearly level in accuracy, and two probes of unlike accuracy cannot be right together often. Error consistency
+# takes luck out, not that ceiling, so it ranks no families here. F1, which the paper reports, rises with accuracy itself,
+# so it cannot be compared across pairs of unlike quality either.
 #
 # ## 7. What do a few labels change?
 #
@@ -633,9 +635,9 @@ plots.show(figure, alt="CKA of each block before and after fine-tuning: near 1 i
 # %% [markdown]
 # The first block stays as it was, the later ones move. As they are, the two seem to have moved equally far. Without the
 # pixels both have moved much further: most of what late blocks had in common before and after was the pixels. MoCo v3 has
-# then changed more in the middle, MAE more in its last blocks. The paper's picture, that MAE changes more, fits the last
-# blocks alone. And mind the accuracies above: after 24 steps both networks are below what a linear probe reads off them
-# *without* moving anything (section 6). This is the start of a fine-tuning, not its end.
+# then changed more in the middle, MAE more in its last blocks; without intervals, that is a picture and no test. And mind
+# the accuracies above: after 24 steps both networks are below what a linear probe reads off them *without* moving anything
+# (section 6). This is the start of a fine-tuning, not its end.
 
 # %%
 def mean_alike(grams, pairs):
@@ -656,7 +658,8 @@ for (a, b), v, e in zip(pairs, value, wide):
 # %% [markdown]
 # Without pixels, a few labels bring MAE's late blocks closer to the supervised network's. That they come closer to those of
 # MoCo v3 before its own fine-tuning, as in the paper, does not show; MoCo v3 fine-tuned moves away from MAE as it was. But
-# fine-tuned to the same labels, the two end up more alike than they were: labels pull both the same way.
+# fine-tuned to the same labels, the two end up more alike than they were. Whether the labels did it, or the damage that
+# both took, is open.
 #
 # One look back: the first line is one pair of one of each family, and it lies well above the mean of four such pairs in
 # section 2. A mean over a family hides its pairs.
@@ -730,13 +733,14 @@ for text, value, low, high in rows:
 # Intervals are over images or minibatches, for **one network of each kind**; another seed of training may move a difference
 # by more.
 #
-# What holds of the papers' picture: in late blocks joint-embedding networks are more alike than networks of two families,
-# without pixels too; they are more invariant to brightness, blur and flips; their probes rank classes more alike; MoCo v3's
-# CLS tells the class better than its patches. What the controls add: with a random network taken out, the lead in likeness
-# is no longer clear; joint-embedding networks are more invariant to a quarter turn as well, which nobody asked for, so
-# "invariant to its views" is not all there is to it; and that they agree more on an image than class by class, these images
-# do not show. What does not show at this scale: the part of the block in which the families differ, the lead of
-# joint-embedding networks with ten labels a class, and that a few labels bring MAE nearer to MoCo v3.
+# What holds of the papers' picture: in late blocks the two joint-embedding networks are more alike than the *mean* of the
+# four mixed pairs, without pixels too (not than every pair: MoCo v3 and MAE are more alike as they are); they are more
+# invariant to brightness, blur and flips; their probes rank classes more alike; MoCo v3's CLS tells the class better than
+# its patches. What the controls add: with a random network taken out, the lead in likeness is no longer clear;
+# joint-embedding networks are more invariant to a quarter turn as well, which nobody asked for, so "invariant to its views"
+# is not all there is to it; and that they agree more on an image than class by class, these images do not show. What does
+# not show at this scale: the part of the block in which the families differ, the lead of joint-embedding networks with ten
+# labels a class, and that a few labels bring MAE nearer to MoCo v3.
 #
 # ## Exercises
 #
@@ -858,7 +862,7 @@ chapter10.check_best_token(best_token);
 # - Unbiased CKA says how alike two networks arrange images. Before you read it, know what two random networks get: here,
 #   nearly 1.
 # - CKA is a cosine, so what pixels or a random network explain can be taken out. What is left is the networks' own.
-# - In late blocks, joint-embedding networks are more alike than networks of two families; a good part of that is what a
+# - In late blocks, joint-embedding networks are more alike than the mean of mixed pairs; a good part of that is what a
 #   random network has too. Without pixels, SimMIM and MAE are not like each other.
 # - "Trained little" and "trained jointly" look alike. A comparison of objectives needs networks that were trained equally
 #   well.

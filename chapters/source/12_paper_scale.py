@@ -303,14 +303,15 @@ for quantity, title in titles.items():
 # about in two ways: uniform attention, or all queries choosing the same few places. Only the entropy tells them apart, and
 # we have no published one.)
 #
-# The right panel needs care. Its wide grey bands are intervals over images: how high frequencies come out depends much on
-# the photograph, so do not hold a published curve against a grey one. Hold pairs against each other, each on images of its
-# own. The published pair: SimMIM lies above MoCo v3 at every depth, by 0.9 before the first block and by 0.2 after the
-# last. The pair of starts, which no loss has touched: the same order, about 0.6 and 1.5 apart. SimMIM begins with small
-# weights and a layer scale of 0.1, so that its blocks do next to nothing; MoCo v3 begins with larger ones, whose attention
-# smooths, block after block, and with sines and cosines added to its tokens. **A gap of the published size, in the
-# published direction, is there before training.** The two recipes differ in positions, layer scale and initial weights, not
-# in the objective alone, and so this pair alone cannot say which of these the gap comes from.
+# The right panel needs care. Its wide grey bands are intervals over squares of two photographs, which are no sample: how
+# high frequencies come out depends much on the photograph, so do not hold a published curve against a grey one. Hold pairs
+# against each other, each on images of its own. The published pair: SimMIM lies above MoCo v3 at every depth, by 0.9 before
+# the first block and by 0.2 after the last. The pair of starts, which no loss has touched: the same order, about 0.6 and
+# 1.5 apart. SimMIM begins with small weights and a layer scale of 0.1, so that its blocks do next to nothing; MoCo v3
+# begins with larger ones, whose attention smooths, block after block, and with sines and cosines added to its tokens. **A
+# gap in the published direction is there before training, and at the end a larger one.** The two recipes differ in
+# positions, layer scale and initial weights, not in the objective alone, and so this pair alone cannot say which of these
+# the gap comes from.
 #
 # ### The course's networks beside the published curves
 #
@@ -427,8 +428,8 @@ plots.show(figure, alt="Bars: DINO costs most, MoCo v3 and SimMIM exactly the sa
 # MoCo v3 and SimMIM cost **the same**: 300 × 8 = 800 × 3 = 2,400 forward passes over ImageNet. "Fewer epochs" is not
 # "cheaper". MAE's 800 epochs cost about half of either, because its encoder sees a quarter of the patches; the weights that
 # its authors released had 1,600 epochs, which again comes to about the same. So MoCo v3, SimMIM and MAE, as published, had
-# about equal *compute*. DINO had more than twice as much; the hybrid of Park et al., 100 epochs at 11 passes, less than
-# half.
+# about equal *compute*. DINO had more than twice as much; the hybrid of Park et al., as this course reconstructs it (100
+# epochs at 11 passes), less than half.
 #
 # And the networks of this course?
 
@@ -842,7 +843,7 @@ chapter12.check_whole_variance(whole_variance);
 # ## What to take away
 #
 # - Weights that load are not yet right: heads show in no shape, and `strict=False` loads nothing without a word. A wrong
-#   head count costs a few points and shifts every curve.
+#   head count may cost nothing that you would notice, and shifts distance and NMI.
 # - Any ViT of timm gives all curves in three lines, an untrained one of the same size too. Draw both: the published
 #   attention of MoCo v3 ends, by distance and NMI, where an untrained ViT-B stands.
 # - A forward pass takes $2LN(12D^2 + 2ND)$ FLOP, a backward pass twice that; a recipe's cost is its passes times its
