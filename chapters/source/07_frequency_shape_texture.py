@@ -293,16 +293,16 @@ probes = {name: LinearClassifier(network, train, pooling[name]) for name, networ
 
 
 # %%
-def noisy_decision(image, centre):
+def noisy_decision(image, centre, probes, classes, key):
     """A figure: the image with noise of a band, and how sure each probe is of its first choice."""
-    noisy = normalize(image) + band_noise(key, (64, 64), centre, half, "energy", 4 * STRENGTHS["energy"])
+    noisy = normalize(image) + band_noise(key, (64, 64), centre, 0.05 * torch.pi, "energy", 4 * STRENGTHS["energy"])
     figure, axes = plt.subplots(1, 2, figsize=(6.5, 2.4), width_ratios=(1, 2))
     axes[0].imshow(denormalize(noisy)[0].permute(1, 2, 0))
     axes[0].set(xticks=[], yticks=[], title=f"noise at {centre / torch.pi:.1f} π")
     for place, (name, probe) in enumerate(probes.items()):
         sure, chosen = probe.probabilities(noisy)[0].max(0)
         axes[1].barh(place, sure, color=plots.COLORS[name])
-        axes[1].text(0.02, place, f"{NAMES[name]}: {world.classes[chosen]}", va="center", color="white")
+        axes[1].text(0.02, place, f"{NAMES[name]}: {classes[chosen]}", va="center", color="white")
     axes[1].set(xlim=(0, 1), xlabel="probability of the first choice", ylabel="probe", yticks=[], title="the shape is an hourglass")
     return figure
 
@@ -310,7 +310,7 @@ def noisy_decision(image, centre):
 # %%
 from lib.viz.slider import slide
 
-figures = {f"{centre / torch.pi:.1f} π": noisy_decision(image, centre) for centre in BANDS}
+figures = {f"{centre / torch.pi:.1f} π": noisy_decision(image, centre, probes, world.classes, key) for centre in BANDS}
 slide(figures, "band", "An hourglass under noise of one band, and the first choice of three probes with its probability.", "0.3 π")
 
 # %% [markdown]
@@ -594,6 +594,7 @@ from lib.exercises import chapter07
 #
 # ```python
 # import math
+# import torch
 #
 # def delta_log_amplitude(tokens):
 #     side = math.isqrt(len(tokens))
@@ -624,6 +625,8 @@ chapter07.check_delta_log_amplitude(delta_log_amplitude);
 # <details><summary>Solution</summary>
 #
 # ```python
+# import torch
+#
 # def band_of(n, low, high):
 #     f = 2 * torch.pi * torch.fft.fftfreq(n).abs()                  # (n,)
 #     larger = torch.maximum(f[:, None], f)                          # (n, n)

@@ -86,7 +86,7 @@ plots.show(figure, alt="Published: SimMIM peaks in the middle and falls, MoCo v3
 # %%
 for name, found in measured.items():
     values = [100 * e["value"] for e in found["mean"]["linear"]]
-    best = max(range(13), key=lambda depth: values[depth])
+    best = max(range(13), key=values.__getitem__)
     print(f"{NAMES[name]:>10}: best ≈ {values[best]:.0f} % at depth ≈ {best}, last ≈ {values[-1]:.0f} %")
 
 # %% [markdown]
