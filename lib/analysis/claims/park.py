@@ -140,7 +140,8 @@ def decoder(lab: Lab, mae: str, mim: str) -> Iterator[Check]:
     last = min(patches) // 2 - 1
     after = (spectra[..., last, last] - spectra[..., 0, 0]).mean(1).double()                     # (images,)
     encoder = lab.recorded(mae, Frequencies)["delta_log_amplitude"][:64, 1:].mean(1).double()
-    yield Check(f"{label(mae)}'s decoder lies below its encoder by half a unit", *over_images(encoder - after), "ln", margin=0.5)
+    yield Check(f"{label(mae)}'s decoder lies below its encoder by half a unit", *over_images(encoder - after), "ln",
+                margin=0.5)
     falls = []
     for x in (own_depths(lab, mae), own_depths(lab, mim)):
         falls.append(apart(max(x.values()), x[12]))
