@@ -344,10 +344,10 @@ plots.show(figure, alt="Accuracy after fine-tuning on 500 images, by network, wi
 
 # %% [markdown]
 # MAE comes up to the network that had been told the shapes of 16,000 images. MoCo v3 was good when frozen, and tuning adds
-# nothing to it: with so few labels, moving all weights may undo as much as it teaches. The untrained network gains most by
-# tuning, and is still last but one. The hybrid is worth hardly more than a random start, and DINO less than one: **a poor
-# start can be worse than none**. (The controls differ because SimMIM, MAE and the hybrid are fine-tuned on the mean of
-# their patch tokens, the others on CLS, and random weights do better with the mean.)
+# nothing to it: with so few labels, moving all weights may undo as much as it teaches. Of these three the untrained network
+# gains most by tuning, and is still last but one. The hybrid is worth hardly more than a random start, and DINO less than
+# one: **a poor start can be worse than none**. (The controls differ because SimMIM, MAE and the hybrid are fine-tuned on
+# the mean of their patch tokens, the others on CLS, and random weights do better with the mean.)
 #
 # ## 7. Patch by patch
 #

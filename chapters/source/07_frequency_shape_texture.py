@@ -572,8 +572,8 @@ for text, value, low, high in rows:
 # What holds of the paper: by Δ log amplitude SimMIM carries more high frequency than MoCo v3, with random weights in
 # between. What the control of the constant takes away: all of that lead, and a little more. Noise: as published, MoCo v3
 # loses less than SimMIM (the figure of nine bands), but at equal energy it is the *low* band that hurts SimMIM, and at 0.9
-# π the two do not differ. What does not show at this scale is that MoCo v3 goes by shape more: 200 images and a world
-# without readable textures are too little for it.
+# π no difference can be seen. What does not show at this scale is that MoCo v3 goes by shape more: 200 images and a world
+# of faint textures are too little for it.
 #
 # ## Exercises
 #
@@ -709,8 +709,8 @@ chapter07.check_bias_for_shape(bias_for_shape);
 #
 # **Limits.** One small network of each kind, trained on a grey procedural world; intervals are over images, not over seeds
 # of training. DINO and the hybrid had few steps. Noise and conflict are read with linear probes; the paper may use others,
-# and fine-tuned networks may answer differently. Faint textures seen through patches of 8 pixels leave no texture bias to
-# find: for that, run the commands above on photographs.
+# and fine-tuned networks may answer differently. Faint textures seen through patches of 8 pixels leave little texture bias
+# to find: for that, run the commands above on photographs.
 #
 # **References.** Park et al. 2023, *What Do Self-Supervised Vision Transformers Learn?*, section 3. Park and Kim 2022, *How
 # Do Vision Transformers Work?*, for noise of one band. Geirhos et al. 2019, *ImageNet-trained CNNs are biased towards

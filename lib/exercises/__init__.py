@@ -55,3 +55,12 @@ def compare(got, expected: Tensor, mistakes: dict[str, Tensor], given: str) -> N
 def alike(a: Tensor, b: Tensor) -> bool:
     """The same shape, and the same numbers to 1e-5?"""
     return a.shape == b.shape and torch.allclose(a.double(), b.double(), rtol=0, atol=1e-5)
+
+
+def number(got, given: str) -> Tensor:
+    """What an answer gave, as a tensor: a number, or a tensor as it is. Raises CourseError for anything else."""
+    if isinstance(got, float | int) and not isinstance(got, bool):
+        got = torch.tensor(got, dtype=torch.float64)
+    if not isinstance(got, Tensor):
+        raise CourseError(f"{given}, a number was expected, and a {type(got).__name__} came. Is the return missing?")
+    return got

@@ -4,22 +4,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lib.errors import CourseError
-from lib.exercises import check, compare
+from lib.exercises import check, compare, number
 
 
 def _tokens(*shape: int, seed: int = 0) -> Tensor:
     """Tokens that lie off the origin, with channels of unlike scale."""
     x = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return x * torch.linspace(0.5, 2, shape[-1], dtype=torch.float64) + torch.linspace(-1, 2, shape[-1], dtype=torch.float64)
-
-
-def _number(got, what: str) -> Tensor:
-    """A tensor without axes, from a number or a tensor with one element. Raises CourseError for anything else."""
-    if isinstance(got, float | int) and not isinstance(got, bool):
-        got = torch.tensor(got, dtype=torch.float64)
-    if not isinstance(got, Tensor):
-        raise CourseError(f"{what}, a number was expected, and a {type(got).__name__} came. Is the return missing?")
-    return got
 
 
 @check
@@ -29,7 +20,7 @@ def check_unison_of(unison_of) -> str:
     after = before + _tokens(6, 4, seed=1) + 0.5
     steps = after - before
     mean, length = steps.mean(0), steps.norm(dim=1)
-    compare(_number(unison_of(before.clone(), after.clone()), "For 6 tokens of 4 channels"),
+    compare(number(unison_of(before.clone(), after.clone()), "For 6 tokens of 4 channels"),
             mean.square().sum() / length.square().mean(), {
         "Lengths are squared, above and below.": mean.norm() / length.mean(),
         "Below, square each length first and take the mean afterwards.": mean.square().sum() / length.mean().square(),
@@ -45,7 +36,7 @@ def check_unison_of(unison_of) -> str:
         "Sum the squares over the channels, above and below.": (mean.square() / steps.square().mean(0)).mean(),
     }, "For 6 tokens of 4 channels")
     apart, given = 2 * before - before.mean(0), "For tokens that move away from their middle"
-    compare(_number(unison_of(before.clone(), apart), given), torch.zeros((), dtype=torch.float64), {}, given)
+    compare(number(unison_of(before.clone(), apart), given), torch.zeros((), dtype=torch.float64), {}, given)
     return "1 where all take one step, 0 where steps only change where tokens are to each other."
 
 
@@ -135,7 +126,7 @@ def check_image_purity(image_purity) -> str:
     flat, normed, centred = (x.flatten(0, 1) for x in (tokens, unit, F.normalize(tokens - tokens.mean((0, 1)), dim=-1)))
     cosine = normed @ normed.T
     right = share(cosine)
-    compare(_number(image_purity(tokens.clone(), 2), "For 3 images of 6 tokens and 2 neighbours"), right, {
+    compare(number(image_purity(tokens.clone(), 2), "For 3 images of 6 tokens and 2 neighbours"), right, {
         "A token is no neighbour of its own: leave it out.": share(cosine, itself=True),
         "These are the k furthest; the nearest have the largest cosine.":
             share((-cosine).fill_diagonal_(-torch.inf), itself=True),

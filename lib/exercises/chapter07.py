@@ -5,16 +5,7 @@ import torch
 from torch import Tensor
 
 from lib.errors import CourseError
-from lib.exercises import check, compare
-
-
-def _number(got, what: str) -> Tensor:
-    """A tensor without axes, from a number or a tensor with one element. Raises CourseError for anything else."""
-    if isinstance(got, float | int) and not isinstance(got, bool):
-        got = torch.tensor(got, dtype=torch.float64)
-    if not isinstance(got, Tensor):
-        raise CourseError(f"{what}, a number was expected, and a {type(got).__name__} came. Is the return missing?")
-    return got
+from lib.exercises import check, compare, number
 
 
 @check
@@ -31,7 +22,7 @@ def check_delta_log_amplitude(delta_log_amplitude) -> str:
 
     logs = spectrum.abs().log()
     given = "For 36 tokens of 5 channels"
-    compare(_number(delta_log_amplitude(tokens.clone()), given), delta(logs), {
+    compare(number(delta_log_amplitude(tokens.clone()), given), delta(logs), {
         "The last on the diagonal is half the side less 1: k = 2 for a side of 6. You took k = 3.": delta(logs, 3),
         "You took k = 1, or -1; the last on the diagonal is k = 2 for a side of 6.": delta(logs, 1),
         "The diagonal is k cycles down and k across; you took none down.": logs[0, 2].mean() - logs[0, 0].mean(),
@@ -129,7 +120,7 @@ def check_bias_for_shape(bias_for_shape) -> str:
     s, t = by_shape.sum().double(), by_texture.sum().double()
     both, all_shape, all_texture = (x.sum().double() for x in (conflict, predicted == shapes, predicted == textures))
     given = "For 24 images, 4 of them without conflict"
-    compare(_number(bias_for_shape(predicted.clone(), shapes.clone(), textures.clone()), given), s / (s + t), {
+    compare(number(bias_for_shape(predicted.clone(), shapes.clone(), textures.clone()), given), s / (s + t), {
         "Leave out images whose shape and texture agree: they do not tell which of the two decided.":
             all_shape / (all_shape + all_texture),
         "Leave out images whose shape and texture agree, and decisions for neither.": all_shape / 24,

@@ -2,17 +2,7 @@
 import torch
 from torch import Tensor
 
-from lib.errors import CourseError
-from lib.exercises import check, compare
-
-
-def _number(got, what: str) -> Tensor:
-    """A tensor without axes, from a number or a tensor with one element. Raises CourseError for anything else."""
-    if isinstance(got, float | int) and not isinstance(got, bool):
-        got = torch.tensor(got, dtype=torch.float64)
-    if not isinstance(got, Tensor):
-        raise CourseError(f"{what}, a number was expected, and a {type(got).__name__} came. Is the return missing?")
-    return got
+from lib.exercises import check, compare, number
 
 
 def _features(*shape: int, seed: int) -> Tensor:
@@ -39,7 +29,7 @@ def check_biased_cka(biased_cka) -> str:
     right = _cosine(k, other)
     raw, rows = _cosine(x @ x.T, y @ y.T), _cosine(*((z - z.mean(1, keepdim=True)) @ (z - z.mean(1, keepdim=True)).T
                                                      for z in (x, y)))
-    compare(_number(biased_cka(x.clone(), y.clone()), given), right, {
+    compare(number(biased_cka(x.clone(), y.clone()), given), right, {
         "Take the mean over images off each feature first.": raw,
         "Every feature has a mean of its own, over images (the first axis); you took one of each image.": rows,
         "Divide by the two lengths: this is the product of the matrices, not their cosine.": (k * other).sum(),
@@ -50,7 +40,7 @@ def check_biased_cka(biased_cka) -> str:
         "That is the square of the cosine.": right.square(),
     }, given)
     given = "For features in another order, times 3, plus 7"
-    same = _number(biased_cka(x.clone(), 3 * x[:, [4, 2, 0, 1, 3]] + 7), given)
+    same = number(biased_cka(x.clone(), 3 * x[:, [4, 2, 0, 1, 3]] + 7), given)
     compare(same, torch.ones((), dtype=torch.float64), {}, given)
     return "Order, scale and shift of the features do not matter to it."
 
@@ -67,7 +57,7 @@ def check_hsic(hsic) -> str:
         middle = a.sum() * b.sum() / ((n - 1) * (n - 2))
         return (trace * (a * b).sum() + sums * middle - chains * (a @ b).sum() / (n - 2)) / over
 
-    compare(_number(hsic(k.clone(), other.clone()), given), of(a, b), {
+    compare(number(hsic(k.clone(), other.clone()), given), of(a, b), {
         "Set both diagonals to 0 first: how alike an image is to itself is what biases it.": of(k, other),
         "Set both diagonals to 0; you did it to one matrix.": of(a, other),
         "Set both diagonals to 0; you did it to one matrix. ": of(k, b),
@@ -93,7 +83,7 @@ def check_norm_ratio(norm_ratio) -> str:
     z, f = _features(7, 4, seed=4), _features(7, 4, seed=5) / 2
     after, given = z + f, "For 7 tokens of 4 channels"
     ratio = z.norm(dim=1) / f.norm(dim=1)
-    compare(_number(norm_ratio(z.clone(), after.clone()), given), ratio.mean(), {
+    compare(number(norm_ratio(z.clone(), after.clone()), given), ratio.mean(), {
         "After is z + f(z): take z off to get f(z).": (z.norm(dim=1) / after.norm(dim=1)).mean(),
         "That is |f(z)| / |z|; the skip stands above.": (1 / ratio).mean(),
         "Above stands z, what went in, not what came out.": (after.norm(dim=1) / f.norm(dim=1)).mean(),
@@ -129,7 +119,7 @@ def check_half_radius(half_radius) -> str:
         return distance.flatten().sort().values[distance.numel() // 2 - 1], (distance * field).sum() / field.sum()
 
     counted, mean = area(field)
-    compare(_number(half_radius(field.clone(), centre), given), radius(field), {
+    compare(number(half_radius(field.clone(), centre), given), radius(field), {
         "Half of the field, not half of the pixels: weigh each pixel by its value.": counted,
         "That is the mean distance; asked is the distance that holds half.": mean,
         "A pixel's middle lies half a pixel behind its number.": radius(field, off=0.0),
@@ -141,5 +131,5 @@ def check_half_radius(half_radius) -> str:
     }, given)
     point, given = torch.zeros(6, 9, dtype=torch.float64), "For a field of one pixel, at the centre"
     point[1, 4] = 2.0
-    compare(_number(half_radius(point, (1.5, 4.5)), given), torch.zeros((), dtype=torch.float64), {}, given)
+    compare(number(half_radius(point, (1.5, 4.5)), given), torch.zeros((), dtype=torch.float64), {}, given)
     return "A field that is the same everywhere has about 0.4 of the side of the image."

@@ -3,17 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lib.errors import CourseError
-from lib.exercises import check, compare
-
-
-def _number(got, given: str) -> Tensor:
-    """A tensor without axes, from a number or a tensor. Raises CourseError for anything else."""
-    if isinstance(got, float | int) and not isinstance(got, bool):
-        got = torch.tensor(got, dtype=torch.float64)
-    if not isinstance(got, Tensor):
-        raise CourseError(f"{given}, a number was expected, and a {type(got).__name__} came. Is the return missing?")
-    return got
+from lib.exercises import check, compare, number
 
 
 @check
@@ -22,7 +12,7 @@ def check_partial(partial) -> str:
     kl, kp, lp = (torch.tensor(value, dtype=torch.float64) for value in (0.8, 0.9, 0.6))
     given = "For CKAs of 0.8, 0.9 and 0.6"
     rest = kl - kp * lp
-    compare(_number(partial(kl.item(), kp.item(), lp.item()), given), rest / ((1 - kp**2) * (1 - lp**2)).sqrt(), {
+    compare(number(partial(kl.item(), kp.item(), lp.item()), given), rest / ((1 - kp**2) * (1 - lp**2)).sqrt(), {
         "Divide by the roots of what P leaves of K and of L.": rest,
         "Below stand the square roots.": rest / ((1 - kp**2) * (1 - lp**2)),
         "Below, the CKAs with P are squared.": rest / ((1 - kp) * (1 - lp)).sqrt(),
@@ -34,7 +24,7 @@ def check_partial(partial) -> str:
         "P is taken out of both: two factors below. ": rest / (1 - lp**2).sqrt(),
     }, given)
     given = "For a K that has nothing in common with P"
-    compare(_number(partial(0.3, 0.0, 0.8), given), torch.tensor(0.5, dtype=torch.float64), {}, given)
+    compare(number(partial(0.3, 0.0, 0.8), given), torch.tensor(0.5, dtype=torch.float64), {}, given)
     return "Between two that are alike through P alone, nothing is left: 0.54, 0.9 and 0.6 give 0."
 
 
@@ -53,7 +43,7 @@ def check_invariance(invariance) -> str:
 
     cosine, given = unit @ turned.T, "For 5 images with 4 channels"
     paired, others = cosine.diagonal().mean(), (cosine.sum() - cosine.trace()) / 20
-    compare(_number(invariance(x.clone(), y.clone()), given), (paired - others) / (1 - others), {
+    compare(number(invariance(x.clone(), y.clone()), given), (paired - others) / (1 - others), {
         "That is the mean cosine of pairs; set it against that of other images.": paired,
         "Divide by the room there is above chance, 1 less the cosine with other images.": paired - others,
         "Others are all but the image itself: leave the diagonal out of their mean.": against(cosine, cosine.mean()),
@@ -79,7 +69,7 @@ def check_tau(tau) -> str:
     a, b = (torch.sign(x[:, None] - x[None]) for x in (first, second))
     same, given = (a * b).sum(), "For 6 classes"
     ranks = [x.argsort().argsort().double() for x in (first, second)]
-    compare(_number(tau(first.clone(), second.clone()), given), same / 30, {
+    compare(number(tau(first.clone(), second.clone()), given), same / 30, {
         "15 pairs, each of which stands twice in a table of all i and j: divide by C (C - 1).": same / 15,
         "A class with itself is no pair: divide by C (C - 1), not by C².": same / 36,
         "How many more pairs agree than disagree; divide by the number of pairs.": same / 2,
@@ -104,7 +94,7 @@ def check_best_token(best_token) -> str:
     even, odd = right[:, ::2].double().mean(1), right[:, 1::2].double().mean(1)
     first, second = right[:, :11].double().mean(1), right[:, 11:].double().mean(1)
     given = "For 6 tokens and 22 images"
-    compare(_number(best_token(right.clone()), given), (odd[even.argmax()] + even[odd.argmax()]) / 2, {
+    compare(number(best_token(right.clone()), given), (odd[even.argmax()] + even[odd.argmax()]) / 2, {
         "That token was chosen on the images it is measured on.": right.double().mean(1).max(),
         "Each half measures the token that it chose itself; change the halves over.": (even.max() + odd.max()) / 2,
         "Do it the other way round as well, and take the mean.": odd[even.argmax()],

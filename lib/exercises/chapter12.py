@@ -4,16 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lib.errors import CourseError
-from lib.exercises import check, compare
-
-
-def _number(got, given: str) -> Tensor:
-    """A float64 tensor without axes, from a number or a tensor with one element. Raises CourseError for anything else."""
-    if isinstance(got, float | int) and not isinstance(got, bool):
-        got = torch.tensor(got, dtype=torch.float64)
-    if not isinstance(got, Tensor):
-        raise CourseError(f"{given}, a number was expected, and a {type(got).__name__} came. Is the return missing?")
-    return got
+from lib.exercises import check, compare, number
 
 
 @check
@@ -71,10 +62,10 @@ def check_vit_parameters(vit_parameters) -> str:
         "This is 1,000 classes more: leave the classifier out.": right + 1000 * 8 + 1000,
     }
     given = "For a width of 8, 3 blocks, patches of 4 pixels and 25 of them"
-    got = _number(vit_parameters(*sizes), given)
+    got = number(vit_parameters(*sizes), given)
     compare(got, torch.tensor(right), {text: torch.tensor(number) for text, number in wrong.items()}, given)
     given = "For ViT-B/16"
-    compare(_number(vit_parameters(768, 12, 16, 196), given), torch.tensor(85_798_656), {}, given)
+    compare(number(vit_parameters(768, 12, 16, 196), given), torch.tensor(85_798_656), {}, given)
     return "ViT-B/16 has 85,798,656."
 
 
@@ -106,10 +97,10 @@ def check_gathered_info_nce(gathered_info_nce) -> str:
         "A loss is minus the logarithm.": -loss(),
     }
     given = "For 4 queries of process 2 and the keys of 3 processes"
-    got = _number(gathered_info_nce(queries.clone(), keys.clone(), 2, temperature), given)
+    got = number(gathered_info_nce(queries.clone(), keys.clone(), 2, temperature), given)
     compare(got, loss(), wrong, given)
     given = "For process 0"
-    first = _number(gathered_info_nce(queries.clone(), keys.clone(), 0, temperature), given)
+    first = number(gathered_info_nce(queries.clone(), keys.clone(), 0, temperature), given)
     compare(first, loss(own=own), {}, given)
     return "Four keys are yours, and all twelve are compared."
 

@@ -93,6 +93,8 @@ def markdown(entries: list[dict]) -> str:
         ours = f"{check['text']}: {number(check)}" if check else entry["why"]
         verdict = f"**{entry['verdict']}**" if entry["verdict"] in (SUPPORTED, NOT_SUPPORTED) else entry["verdict"]
         note = " (untrained too)" if control_shows(entry) and entry["verdict"] == SUPPORTED else ""
+        if check and entry["verdict"] != entry["reads"]:
+            note = f" ({entry['why']})"                            # the checks speak, but a network is undertrained
         cells = [f"{entry['id']}, Fig. {entry['figure']}" if entry["figure"][0].isalnum() and entry["figure"] != "abstract"
                  else f"{entry['id']}, abstract", entry["statement"], ours, verdict + note]
         rows.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")

@@ -6,10 +6,10 @@ A claim is one or more *checks*. A check is a number that is larger than its mar
     not supported   all of it lies below
     inconclusive    it holds the margin
 
-The margin is 0 unless the paper names one. A claim is supported if all its checks are, and not supported if one of them is not;
-in between it is inconclusive. Many checks therefore make a claim hard to support and easy to refute, as a claim that says much
-should be. Two things come before any number, and count neither for nor against a claim: something that it needs has not been
-measured, or one of its networks is undertrained (`shortfall`).
+The margin is 0 unless one was read off the authors' figures. A claim is supported if all its checks are, and not supported if
+one of them is not; in between it is inconclusive. Many checks therefore make a claim hard to support and easy to refute, as a
+claim that says much should be. Two things come before any number, and count neither for nor against a claim: something that it
+needs has not been measured, or one of its networks is undertrained (`shortfall`).
 """
 import math
 from dataclasses import dataclass
