@@ -1,4 +1,4 @@
-"""Two processes train like one at the same global batch: batch norm, keys of all, loss curves, weights.
+"""Two or four processes train like one at the same global batch: batch norm, keys of all, loss curves, weights.
 
 Whether each holds the whole network or a share of it, whether they go on from one process or one from them, and after one
 was killed. The processes run on the CPU and talk by gloo; torchrun starts them, as it does on GPUs.
@@ -38,10 +38,11 @@ SHARDED = {"mocov3": dict(hidden=32, dim=16), "mae": dict(OTHERS["mae"], checkpo
 ELASTIC = dict(SIMMIM, precision="fp64", log_every=1, checkpoint_every=1)
 
 
-def torchrun(*command: str) -> subprocess.CompletedProcess:
+def torchrun(*command: str, processes: int = 2) -> subprocess.CompletedProcess:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command],
-                          cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return subprocess.run([sys.executable, *launcher, *command], cwd=ROOT, env=environment, capture_output=True, text=True,
+                          timeout=900)
 
 
 def numbers() -> dict[str, torch.Tensor]:
@@ -263,22 +264,23 @@ def test_a_signal_to_one_process_stops_both(found):
     assert checkpoint.load(found[2] / "run")["step"] == 8
 
 
-@pytest.mark.parametrize(("precision", "epochs", "tolerance"), [("fp32", 2, 1e-4), ("fp64", 12, 1e-9)])
-def test_torchrun_gives_the_loss_of_one_process(tmp_path, monkeypatch, one_thread, precision, epochs, tolerance):
+@pytest.mark.parametrize(("processes", "precision", "epochs", "tolerance"),
+                         [(2, "fp32", 2, 1e-4), (2, "fp64", 12, 1e-9), (4, "fp64", 2, 1e-9)])
+def test_torchrun_gives_the_loss_of_one_process(tmp_path, monkeypatch, one_thread, processes, precision, epochs, tolerance):
     """In float32 over a few steps, since training amplifies rounding whoever rounds; in float64 to the end of a longer run."""
     flags = [*MOCOV3.split(), "--precision", precision, "--epochs", str(epochs), "--knn-every", str(epochs)]
-    answer = torchrun("-m", "lib.training", *flags, "--out", str(tmp_path / "two"))
+    answer = torchrun("-m", "lib.training", *flags, "--out", str(tmp_path / "several"), processes=processes)
     assert answer.returncode == 0, answer.stderr[-3000:]
-    assert "2 process(es)" in answer.stdout and answer.stdout.count("done in") == 1
+    assert f"{processes} process(es)" in answer.stdout and answer.stdout.count("done in") == 1
     monkeypatch.setattr(sys, "argv", ["lib.training", *flags, "--out", str(tmp_path / "one")])
     cli.main(command_line.train)
-    one, two = ([json.loads(line) for line in (tmp_path / n / "log.jsonl").read_text().splitlines()] for n in ("one", "two"))
+    one, two = ([json.loads(line) for line in (tmp_path / n / "log.jsonl").read_text().splitlines()] for n in ("one", "several"))
     assert [line["step"] for line in one] == [line["step"] for line in two]
     for name in ("loss", "accuracy", "spread"):
         curves = [[line[name] for line in lines if name in line] for lines in (one, two)]
         assert len(curves[0]) == 4 * epochs and curves[1] == pytest.approx(curves[0], abs=tolerance)
     assert one[-1]["knn"] == pytest.approx(two[-1]["knn"], abs=0.02)
-    states = [without_idle_weights(checkpoint.load(tmp_path / n)["objective"]) for n in ("one", "two")]
+    states = [without_idle_weights(checkpoint.load(tmp_path / n)["objective"]) for n in ("one", "several")]
     difference = largest_difference(*states)
     print(f"largest difference of a weight at the end: {difference:.1e}")
     assert difference < 10 * tolerance
