@@ -266,7 +266,8 @@ def test_a_signal_to_one_process_stops_both(found):
 
 @pytest.mark.parametrize(("processes", "precision", "epochs", "tolerance"),
                          [(2, "fp32", 2, 1e-4), (2, "fp64", 12, 1e-9), (4, "fp64", 2, 1e-9)])
-def test_torchrun_gives_the_loss_of_one_process(tmp_path, monkeypatch, one_thread, processes, precision, epochs, tolerance):
+def test_torchrun_gives_the_loss_of_one_process(tmp_path, monkeypatch, one_thread, processes, precision, epochs,
+                                                tolerance):
     """In float32 over a few steps, since training amplifies rounding whoever rounds; in float64 to the end of a longer run."""
     flags = [*MOCOV3.split(), "--precision", precision, "--epochs", str(epochs), "--knn-every", str(epochs)]
     answer = torchrun("-m", "lib.training", *flags, "--out", str(tmp_path / "several"), processes=processes)
