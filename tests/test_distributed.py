@@ -275,7 +275,8 @@ def test_torchrun_gives_the_loss_of_one_process(tmp_path, monkeypatch, one_threa
     assert f"{processes} process(es)" in answer.stdout and answer.stdout.count("done in") == 1
     monkeypatch.setattr(sys, "argv", ["lib.training", *flags, "--out", str(tmp_path / "one")])
     cli.main(command_line.train)
-    one, two = ([json.loads(line) for line in (tmp_path / n / "log.jsonl").read_text().splitlines()] for n in ("one", "several"))
+    one, two = ([json.loads(line) for line in (tmp_path / n / "log.jsonl").read_text().splitlines()]
+                for n in ("one", "several"))
     assert [line["step"] for line in one] == [line["step"] for line in two]
     for name in ("loss", "accuracy", "spread"):
         curves = [[line[name] for line in lines if name in line] for lines in (one, two)]
