@@ -145,16 +145,21 @@ def test_marks_are_entered_and_nothing_is_run_again(graded):
 
 
 @pytest.mark.parametrize("number", OTHERS)
-def test_a_full_and_a_half_submission(number, made, tmp_path):
+def test_what_a_submission_of_each_assignment_earns(number, made, tmp_path):
+    """A full and a half one; of the last assignment, all the kinds that the first is tested with."""
     one = made(number)
     tasks = list(named(one.source, "answer"))
-    hand_in(tmp_path, "full", number, solved(one, tasks))
-    hand_in(tmp_path, "half", number, solved(one, tasks[::2]))
+    kinds = {"full": (solved(one, tasks), worth(one, tasks)), "half": (solved(one, tasks[::2]), worth(one, tasks[::2]))}
+    if number == OTHERS[-1]:
+        kinds |= {"empty": (one.student, 0), "tampered": (tampered(one), 0),
+                  "runaway": (with_answers(one, ENDLESS, HUNGRY, DEADLY), worth(one, tasks[3:]))}
+    for student, (notebook, _) in kinds.items():
+        hand_in(tmp_path, student, number, notebook)
     start = time.process_time()
     lines = grade.grade(tmp_path, one.course, LIMITS, say=lambda *text, **_: None)
     assert {line["student"]: line["points"] for line in lines if line["assignment"] == number} == {
-        "full": worth(one, tasks), "half": worth(one, tasks[::2])}
-    assert (time.process_time() - start) / 2 < 30
+        student: points for student, (_, points) in kinds.items()}
+    assert (time.process_time() - start) / len(kinds) < 30
 
 
 @pytest.mark.parametrize("program, arguments, complaint", [
