@@ -1,7 +1,7 @@
-// Attention in the browser: where the row of a query begins, what stands in it, and the colour that it gets.
+// Maps in the browser: where the row of a query begins, what stands in it, and the colour that it gets.
 //
-// model.get("codes") holds a byte for each patch, of each query, head, layer, image and model, in that nesting (the patch
-// runs fastest); codes / 255 * brightest is attention. Layers and heads count from 1, everything else from 0.
+// A view has a byte for each patch, of each query, head, layer, image and model, in that nesting (the patch runs fastest);
+// low + codes / 255 * (high - low) is attention, rollout or a cosine. Layers and heads count from 1, everything else from 0.
 
 const CLS = -1;
 
@@ -22,26 +22,38 @@ const PALETTE = Uint32Array.from({ length: 256 }, (_, code) => {
 const bytes = view => new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
 const floats = view => new Float32Array(bytes(view).slice().buffer);
 
-/** All attention: where the row of a query begins, and what stands in it. */
-function readAttention(model) {
-  const meta = model.get("meta"), patches = meta.rows * meta.columns;
-  const codes = bytes(model.get("codes"));
-  const brightest = floats(model.get("brightest")), outside = floats(model.get("outside"));
+/** One view: of each model, where the row of a query begins, and what stands there. low is 0 but for cosines. */
+function readView(meta, [codes, high, rest], { heads, cosines }) {
+  const patches = meta.rows * meta.columns;
+  codes = bytes(codes), high = floats(high), rest = floats(rest);
+  const low = row => cosines ? rest[row] : 0;
   let first = 0;                                               // row with which a model begins
-  const models = meta.models.map(each => {
-    const queries = patches + (each.cls ? 1 : 0), begin = first;
-    first += meta.images.length * each.layers * each.heads * queries;
-    const row = (image, layer, head, query) =>
-      begin + ((image * each.layers + Math.min(layer, each.layers) - 1) * each.heads + Math.min(head, each.heads) - 1)
+  const row = meta.models.map(each => {
+    const queries = patches + (each.cls ? 1 : 0), begin = first, count = heads(each);
+    first += meta.images.length * each.layers * count * queries;
+    return (image, layer, head, query) =>
+      begin + ((image * each.layers + Math.min(layer, each.layers) - 1) * count + Math.min(head, count) - 1)
       * queries + query + (each.cls ? 1 : 0);
-    return { ...each, row, sees: query => query !== CLS || each.cls };
   });
 
-  /** Attention of a query to each patch, added to `into` with a weight; gives what goes to CLS, with the same weight. */
+  /** A query's row, added to `into` with a weight; gives what goes to CLS, with the same weight. */
   function add(into, row, weight) {
-    const step = brightest[row] / 255 * weight, begin = row * patches;
-    for (let patch = 0; patch < patches; patch++) into[patch] += codes[begin + patch] * step;
-    return outside[row] * weight;
+    const bottom = low(row) * weight, step = (high[row] * weight - bottom) / 255, begin = row * patches;
+    for (let patch = 0; patch < patches; patch++) into[patch] += bottom + codes[begin + patch] * step;
+    return cosines ? 0 : rest[row] * weight;
   }
-  return { meta, models, patches, codes, brightest, add };
+  return { codes, high, low, row, add, heads, cosines };
+}
+
+/** All that the kernel sent: the models, and each view that it has. */
+function readViews(model) {
+  const meta = model.get("meta"), single = () => 1;
+  const read = (parts, heads, cosines) => readView(meta, parts, { heads, cosines });
+  const views = {
+    attention: read(["codes", "brightest", "outside"].map(name => model.get(name)), each => each.heads, false),
+    rollout: read(model.get("rollout"), single, false),
+  };
+  if (meta.views.includes("similarity")) views.similarity = read(model.get("similarity"), single, true);
+  const models = meta.models.map(each => ({ ...each, sees: query => query !== CLS || each.cls }));
+  return { meta, models, views };
 }

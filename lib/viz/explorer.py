@@ -2,7 +2,7 @@
 
 `explore(images, {"CL": vit, "MIM": vit})` computes the attention of all blocks and heads and sends it to the browser once,
 a byte for each query and patch. From then on the pointer needs no kernel. Python sees and sets what is shown:
-`explorer.query = 27`, `explorer.layer = 12`, `explorer.head = "mean"`.
+`explorer.query = 27`, `explorer.layer = 12`, `explorer.head = "mean"`, `explorer.view = "rollout"`.
 """
 import io
 from pathlib import Path
@@ -14,34 +14,36 @@ import traitlets
 from PIL import Image
 from torch import Tensor, nn
 
-from lib.analysis.attention import attention_maps, patch_distances
 from lib.analysis.recording import layout_of
 from lib.errors import CourseError
 from lib.viz.checks import check_attention, check_images, check_size
-from lib.viz.gallery import gallery
-from lib.viz.heads import head_statistics, rank
+from lib.viz.explorer_data import VIEWS, Seen, check_cosines, look
+from lib.viz.gallery import gallery, read_pictures
+from lib.viz.heads import rank
 from lib.viz.page import write_page
 from lib.viz.plots import COLORS
-from lib.viz.quantized import quantize
 from lib.viz.still import still
 
 HERE = Path(__file__).parent
 
 
-def explore(images: Tensor | None = None, models: dict[str, nn.Module] | None = None,
-            names: list[str] | None = None) -> "AttentionExplorer":
+def explore(images=None, models: dict[str, nn.Module] | None = None, names: list[str] | None = None) -> "AttentionExplorer":
     """An explorer of the attention of several models, side by side.
 
-    images: uint8 (B, 3, H, W), the default gallery of shapes and photographs if None. models: {label: timm-style ViT}, all
+    images: uint8 (B, 3, H, W), or a list of paths, PIL images and uint8 (3, H, W), of which paths and PIL images are brought to
+    the size that the models take; the default gallery of shapes and photographs if None. models: {label: timm-style ViT}, all
     with the same grid of patches; they run in eval mode. names: what to call the images.
     Raises CourseError for images or models that do not fit, for attention that is not finite, and if there is too much.
     """
     if not isinstance(models, dict) or not models:
         raise CourseError('explore needs at least one model: give models={"label": network}')
+    size = (getattr(getattr(next(iter(models.values())), "patch_embed", None), "img_size", None) or (224, 224))[0]
     if images is None:
-        size = getattr(getattr(next(iter(models.values())), "patch_embed", None), "img_size", None) or (224, 224)
-        pictures = gallery(size[0])
+        pictures = gallery(size)
         images, names = torch.stack(list(pictures.values())), list(pictures)
+    elif not isinstance(images, Tensor | np.ndarray):
+        images, found = read_pictures(images, size)
+        names = found if names is None else names
     images = check_images(images)
     layouts = {label: layout_of(model, images) for label, model in models.items()}
     first, layout = next(iter(layouts.items()))
@@ -49,21 +51,28 @@ def explore(images: Tensor | None = None, models: dict[str, nn.Module] | None = 
         if other.grid != layout.grid:
             raise CourseError(f"{first!r} sees {layout.grid[0]} x {layout.grid[1]} patches and {label!r} {other.grid[0]} x "
                               f"{other.grid[1]}; models side by side need the same grid")
-    patches = layout.grid[0] * layout.grid[1]
-    heads = sum(sum(block.attn.num_heads for block in model.blocks) for model in models.values())
-    check_size(len(images) * heads * (patches + 1) * patches, len(images))
-    attention = {label: attention_maps(model, images).cpu() for label, model in models.items()}
-    return AttentionExplorer(images, attention, layout.grid, names)
+    maps = sum(sum(block.attn.num_heads + 2 for block in model.blocks) for model in models.values())
+    _check_bytes(len(images), maps, layout.grid)
+    attention, cosines = look(models, images)
+    return AttentionExplorer(images, attention, layout.grid, names, cosines, models)
+
+
+def _check_bytes(images: int, maps: int, grid: tuple[int, int]) -> None:
+    patches = grid[0] * grid[1]
+    check_size(images * maps * (patches + 1) * patches, images)
 
 
 class AttentionExplorer(anywidget.AnyWidget):
     """The explorer of attention that is at hand already: {label: (L, B, H, N, N)}, rows are queries and sum to 1.
 
-    grid: rows and columns of patches, the last tokens; the first of any tokens before them is CLS.
-    Traits, each seen and set from Python and linkable to any ipywidget: `query` (patch from 0, row by row; -1 is CLS),
-    `layer` and `head` (from 1; head also "mean" or "all"), `image` (from 0), `overlay` (0 to 1), `scale` ("own": each map
-    is as bright as its brightest patch, "shared": one scale for all models). A model with fewer layers or heads shows
-    its last. Raises CourseError for whatever does not fit, before anything is sent.
+    grid: rows and columns of patches, the last tokens; the first of any tokens before them is CLS. cosines: {label: (L, B, N,
+    N)} of the tokens behind each block, for the view "similarity", which is left out without them. networks: {label: ViT}, so
+    that images can be added, here with `add` and in a notebook with a button.
+    Traits, each seen and set from Python and linkable to any ipywidget: `view` ("attention", "rollout" or "similarity"),
+    `query` (patch from 0, row by row; -1 is CLS), `layer` and `head` (from 1; head also "mean" or "all", and without a meaning
+    but in the view "attention"), `image` (from 0), `overlay` (0 to 1), `scale` ("own": each map is as bright as its brightest
+    patch, "shared": one scale for all models). A model with fewer layers or heads shows its last.
+    Raises CourseError for whatever does not fit, before anything is sent.
     """
     _esm = "\n".join((HERE / name).read_text(encoding="utf-8") for name in ("attention.js", "explorer.js"))
     _css = (HERE / "explorer.css").read_text(encoding="utf-8")
@@ -72,8 +81,11 @@ class AttentionExplorer(anywidget.AnyWidget):
     codes = traitlets.Bytes().tag(sync=True)                      # as in `Quantized`, one model after the other
     brightest = traitlets.Bytes().tag(sync=True)
     outside = traitlets.Bytes().tag(sync=True)
+    rollout = traitlets.List(traitlets.Bytes()).tag(sync=True)    # the same three, with one head
+    similarity = traitlets.List(traitlets.Bytes()).tag(sync=True)                 # as in `QuantizedCosines`, or empty
     pictures = traitlets.List(traitlets.Bytes()).tag(sync=True)   # PNG files
 
+    view = traitlets.Enum(VIEWS, default_value="attention").tag(sync=True)
     query = traitlets.Int().tag(sync=True)
     layer = traitlets.Int().tag(sync=True)
     head = traitlets.Union([traitlets.Int(), traitlets.Enum(["mean", "all"])], default_value="mean").tag(sync=True)
@@ -82,7 +94,7 @@ class AttentionExplorer(anywidget.AnyWidget):
     scale = traitlets.Enum(["own", "shared"], default_value="own").tag(sync=True)
 
     def __init__(self, images: Tensor, attention: dict[str, Tensor], grid: tuple[int, int], names: list[str] | None = None,
-                 **shown):
+                 cosines: dict[str, Tensor] | None = None, networks: dict[str, nn.Module] | None = None, **shown):
         images, (rows, columns) = check_images(images), grid
         names = [f"image {n}" for n in range(len(images))] if names is None else [str(name) for name in names]
         if len(names) != len(images):
@@ -91,29 +103,55 @@ class AttentionExplorer(anywidget.AnyWidget):
             raise CourseError("no models were given; expected {label: attention}")
         for label, maps in attention.items():
             check_attention(label, maps, len(images), rows * columns)
-        check_size(sum(m.shape[0] * m.shape[1] * m.shape[2] * (rows * columns + 1) * rows * columns
-                       for m in attention.values()), len(images))
+        if cosines is not None:
+            check_cosines(attention, cosines)
+        self._maps = sum(maps.shape[0] * (maps.shape[2] + 2) for maps in attention.values())
+        _check_bytes(len(images), self._maps, grid)
 
-        patch = images.shape[2] / rows, images.shape[3] / columns
-        distances = patch_distances(grid, patch)
-        self.images, self.grid, self._quantized, models = images, (rows, columns), {}, []
-        for label, maps in attention.items():
-            prefix = maps.shape[-1] - rows * columns
-            self._quantized[label] = quantize(maps, prefix)
-            models.append({"label": label, "layers": maps.shape[0], "heads": maps.shape[2], "cls": prefix > 0,
-                           "color": _color(label), "statistics": head_statistics(maps, prefix, distances)})
-        meta = {"models": models, "images": names, "rows": rows, "columns": columns,
-                "aspect": images.shape[3] / images.shape[2]}
+        self.images, self.grid, self._networks = images, (rows, columns), networks
+        self._seen = Seen(attention, cosines, self.grid, (images.shape[2] / rows, images.shape[3] / columns))
+        models = [{"label": label, "layers": maps.shape[0], "heads": maps.shape[2], "cls": self._seen.prefix[label] > 0,
+                   "color": _color(label), "statistics": self._seen.statistics[label]} for label, maps in attention.items()]
+        meta = {"models": models, "images": names, "rows": rows, "columns": columns, "views": list(self._seen.views),
+                "aspect": images.shape[3] / images.shape[2], "open": networks is not None}
         start = {"query": rows // 2 * columns + columns // 2, "layer": max(model["layers"] for model in models)}
         super().__init__(meta=meta, **self._data(range(len(images))), **start | shown)
+        self.on_msg(self._received)
 
-    def _data(self, images) -> dict:
+    def _data(self, images, small: bool = False) -> dict:
         """The traits that are bytes, of some of the images."""
-        parts, images = self._quantized.values(), list(images)
-        return {"codes": b"".join(part.codes[images].tobytes() for part in parts),
-                "brightest": b"".join(part.brightest[images].astype("<f4").tobytes() for part in parts),
-                "outside": b"".join(part.outside[images].astype("<f4").tobytes() for part in parts),
-                "pictures": [_png(self.images[image]) for image in images]}
+        images = list(images)
+        return self._seen.traits(images, small) | {"pictures": [_png(self.images[image]) for image in images]}
+
+    def add(self, image, name: str | None = None) -> None:
+        """Let the models look at one more image, and show it: a path, a PIL image, or uint8 (3, H, W).
+
+        Raises CourseError for a file that cannot be read, if there is too much, and if the explorer has no models.
+        """
+        if self._networks is None:
+            raise CourseError("this explorer was made of attention alone and has no models to look at another image; make one "
+                              "with explore(images, models)")
+        images, _ = read_pictures([image], self.images.shape[2])
+        name = name or (Path(image).stem if isinstance(image, str | Path) else f"image {len(self.images)}")
+        _check_bytes(len(self.images) + 1, self._maps, self.grid)
+        self._seen.add(Seen(*look(self._networks, images), self.grid,
+                            (images.shape[2] / self.grid[0], images.shape[3] / self.grid[1])))
+        self.images = torch.cat([self.images, images])
+        models = [model | {"statistics": self._seen.statistics[model["label"]]} for model in self.meta["models"]]
+        with self.hold_sync():
+            for trait, value in self._data(range(len(self.images))).items():
+                self.set_trait(trait, value)
+            self.meta = self.meta | {"models": models, "images": [*self.meta["images"], name]}
+            self.image = len(self.images) - 1
+
+    def _received(self, _, content: dict, buffers: list) -> None:
+        """The browser sends an image: the bytes of a PNG and its name. Whatever is wrong with it is said there."""
+        try:
+            with Image.open(io.BytesIO(bytes(buffers[0]))) as picture:
+                self.add(picture.convert("RGB"), str(content["add"]))
+            self.send({"added": True})
+        except (CourseError, OSError, ValueError) as error:
+            self.send({"problem": str(error)})
 
     @traitlets.validate("query", "layer", "head", "image", "overlay")
     def _in_range(self, proposal):
@@ -129,17 +167,26 @@ class AttentionExplorer(anywidget.AnyWidget):
             raise CourseError(f"{name} = {value} does not exist; give {what}, from {low} to {high}")
         return value
 
-    def map(self, label: str, head: int | None = None) -> np.ndarray:
-        """The map that a model shows now, as shares of 1: float32 (rows, columns). For "all" it is the mean of heads.
+    @traitlets.validate("view")
+    def _is_there(self, proposal):
+        if proposal["value"] not in self.meta["views"]:
+            raise CourseError(f"there is no view {proposal['value']!r} here: it needs the cosines of tokens, which "
+                              f"explore(images, models) brings; there are {', '.join(self.meta['views'])}")
+        return proposal["value"]
 
-        head: another one, from 1. A model without CLS has no map of its query: zeros. Raises CourseError for another label.
+    def map(self, label: str, head: int | None = None) -> np.ndarray:
+        """The map that a model shows now: float32 (rows, columns), cosines for the view "similarity", else shares of 1.
+
+        head: another one than the chosen, from 1; for "all" it is the mean of heads. A model without CLS has no map of its
+        query: zeros. Raises CourseError for another label.
         """
         model = self._model(label)
-        quantized, head = self._quantized[label], head or self.head
+        quantized, head = self._seen.views[self.view][label], head or self.head
         query = self.query + model["cls"]
         if query < 0:
             return np.zeros(self.grid, np.float32)
         heads = range(model["heads"]) if isinstance(head, str) else [min(head, model["heads"]) - 1]
+        heads = heads if self.view == "attention" else [0]
         rows = [quantized.row(self.image, min(self.layer, model["layers"]) - 1, h, query) for h in heads]
         return np.mean(rows, axis=0).reshape(self.grid)
 
@@ -173,17 +220,18 @@ class AttentionExplorer(anywidget.AnyWidget):
     def to_html(self, path: str | Path, images: list[int] | None = None) -> Path:
         """Write one page that shows the explorer without a kernel and without a network, and return its path.
 
-        images: positions of those to put into the page, all if None; its size grows with images times models. The page is
-        written whole or not at all. Raises CourseError for images that are not there, and if the folder does not exist.
+        images: positions of those to put into the page, all if None; its size grows with images times models. What a query
+        gives to a patch is rounded to 33 steps there (`lib.viz.quantized.coarse`). The page is written whole or not at all.
+        Raises CourseError for images that are not there, and if the folder does not exist.
         """
         images = list(range(len(self.images))) if images is None else list(images)
         if not images or not all(0 <= image < len(self.images) for image in images):
             raise CourseError(f"a page cannot show images {images}; give some of 0 to {len(self.images) - 1}")
-        state = {name: getattr(self, name) for name in ("query", "layer", "head", "overlay", "scale")}
-        state["meta"] = self.meta | {"images": [self.meta["images"][image] for image in images]}
+        state = {name: getattr(self, name) for name in ("view", "query", "layer", "head", "overlay", "scale")}
+        state["meta"] = self.meta | {"open": False, "images": [self.meta["images"][image] for image in images]}
         state["image"] = images.index(self.image) if self.image in images else 0
         return write_page(path, "Attention explorer: " + ", ".join(model["label"] for model in self.meta["models"]),
-                          self._esm, self._css, state, self._data(images))
+                          self._esm, self._css, state, self._data(images, small=True))
 
 
 def _color(label: str) -> str | None:

@@ -3,11 +3,13 @@ import importlib.util
 from pathlib import Path
 
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from lib.data.images import read_image
 from lib.data.shapes import Shapes
 from lib.data.store import square
+from lib.errors import CourseError
 
 # Package, file in it, and the name that is shown, with the credit that the licence asks for. The first four are free of
 # rights: CC0, or in the public domain.
@@ -34,9 +36,43 @@ def gallery(size: int = 64, shapes: int = 3, photographs: int = 3) -> dict[str, 
 def read_picture(path: str | Path, size: int) -> Tensor:
     """Any image file, its short side brought to `size` and its centre cut out: uint8 (3, size, size).
 
-    Raises CourseError, which names the file, if it is not an image or not there.
+    A photograph is turned the way its camera was held. Raises CourseError, which names the file, if it is not an image or not
+    there.
     """
-    return torch.from_numpy(square(read_image(path), size).copy())
+    if not Path(path).is_file():
+        raise CourseError(f"{path} is {'a folder' if Path(path).is_dir() else 'not there'}; give the path of an image file")
+    return torch.from_numpy(square(ImageOps.exif_transpose(read_image(path)), size).copy())
+
+
+def read_pictures(pictures, size: int) -> tuple[Tensor, list[str]]:
+    """Paths, PIL images and uint8 (3, H, W), one or a list -> uint8 (B, 3, H, W), and a name for each.
+
+    Paths and PIL images become `size` x `size`, as in `read_picture`; tensors stay as they are, and must fit the others.
+    Raises CourseError for whatever is no image, with its place in the list.
+    """
+    pictures = list(pictures) if isinstance(pictures, list | tuple) else [pictures]
+    found, names = [], []
+    for n, picture in enumerate(pictures):
+        name = f"image {n}"
+        if isinstance(picture, str | Path):
+            picture, name = read_picture(picture, size), Path(picture).stem
+        elif isinstance(picture, Image.Image):
+            if picture.mode.startswith("I") or picture.mode == "F":
+                raise CourseError(f"{name} has mode {picture.mode}, more than 8 bits a channel; convert it to 8 bits first")
+            picture = torch.from_numpy(square(picture, size).copy())
+        elif not isinstance(picture, Tensor):
+            raise CourseError(f"{name} is a {type(picture).__name__}; give a path, a PIL image or a uint8 tensor (3, H, W)")
+        if picture.ndim != 3 or picture.shape[0] != 3 or picture.dtype != torch.uint8:
+            raise CourseError(f"{name} is {picture.dtype} {tuple(picture.shape)}; expected uint8 (3, H, W), from 0 to 255")
+        found.append(picture.cpu())
+        names.append(name)
+    sizes = {tuple(picture.shape[1:]) for picture in found}
+    if len(sizes) > 1:
+        raise CourseError("the images have different sizes: " + ", ".join(f"{h} x {w}" for h, w in sorted(sizes))
+                          + f"; paths and PIL images become {size} x {size}, give tensors of that size too")
+    if not found:
+        raise CourseError("no images were given; expected at least one path, PIL image or uint8 tensor (3, H, W)")
+    return torch.stack(found), names
 
 
 def _path(package: str, file: str) -> Path | None:

@@ -20,25 +20,29 @@ def still(explorer) -> tuple[str, str]:
     models, grey = explorer.meta["models"], explorer.images[explorer.image].float().mean(0).numpy()
     height, width = grey.shape
     maps = [explorer.map(model["label"]) for model in models]
-    shared = max(float(values.max()) for values in maps)
+    similarity = explorer.view == "similarity"
+    lowest = [float(values.min()) if similarity else 0.0 for values in maps]
+    highest = [float(values.max()) for values in maps]
+    if explorer.scale == "shared":
+        lowest, highest = [min(lowest)] * len(maps), [max(highest)] * len(maps)
     figure, (first, *others) = plt.subplots(1, 1 + len(models), layout="constrained", dpi=100,
                                             figsize=(SIDE * (1 + len(models)), SIDE * height / width + 0.75))
     first.imshow(explorer.images[explorer.image].permute(1, 2, 0).numpy())
     first.set_title("the image", fontsize=9)
-    for axes, model, values in zip(others, models, maps):
-        top = shared if explorer.scale == "shared" else float(values.max())
+    for axes, model, values, low, high in zip(others, models, maps, lowest, highest):
         axes.imshow(grey, cmap="gray", vmin=0, vmax=255)
-        axes.imshow(values, cmap="cividis", vmin=0, vmax=top or 1, extent=(-0.5, width - 0.5, height - 0.5, -0.5),
-                    alpha=explorer.overlay, interpolation="nearest")
-        axes.set_title(f"{model['label']}\nyellow: {top:.1%}", fontsize=9)
+        axes.imshow(values, cmap="cividis", vmin=low, vmax=high if high > low else low + 1, alpha=explorer.overlay,
+                    extent=(-0.5, width - 0.5, height - 0.5, -0.5), interpolation="nearest")
+        scale = f"{low:.2f} to {high:.2f}" if similarity else f"yellow: {high:.1%}"
+        axes.set_title(f"{model['label']}\n{scale}", fontsize=9)
     for axes in (first, *others):
         axes.set_axis_off()
         mark(axes, explorer.query, explorer.grid, (height, width))
-    asks, head = _asks(explorer), _head(explorer)
-    figure.suptitle(f"Where {asks} looks: layer {explorer.layer}, {head}", fontsize=10)
+    asks, does, what = _asks(explorer), *_said(explorer)
+    figure.suptitle(f"{does.format(asks)}: {what}", fontsize=10)
+    said = does.format(f"{asks} of {explorer.meta['images'][explorer.image]!r}")
     return (base64.b64encode(few_colors(png_of(figure))).decode(),
-            f"Where {asks} of {explorer.meta['images'][explorer.image]!r} looks in layer {explorer.layer}, {head}: "
-            + ", ".join(model["label"] for model in models))
+            f"{said} in {what}: " + ", ".join(model["label"] for model in models))
 
 
 def mark(axes: Axes, query: int, grid: tuple[int, int], size: tuple[int, int]) -> None:
@@ -61,5 +65,11 @@ def _asks(explorer) -> str:
     return "CLS" if explorer.query < 0 else f"patch row {row + 1}, column {column + 1}"
 
 
-def _head(explorer) -> str:
-    return f"head {explorer.head}" if isinstance(explorer.head, int) else "mean of heads"
+def _said(explorer) -> tuple[str, str]:
+    """What the picture shows, with a place for who asks, and of which layer and head."""
+    if explorer.view == "rollout":
+        return "Where {} draws from", f"layers 1 to {explorer.layer}, rollout"
+    if explorer.view == "similarity":
+        return "Which tokens are like {}", f"layer {explorer.layer}, cosine"
+    head = f"head {explorer.head}" if isinstance(explorer.head, int) else "mean of heads"
+    return "Where {} looks", f"layer {explorer.layer}, {head}"
