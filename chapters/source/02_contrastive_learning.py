@@ -67,6 +67,61 @@ print("image 2 alone, another number:  same view?", torch.allclose(other[0], fir
 # %% [markdown]
 # That is how a training run that was interrupted can go on as if nothing had happened (`lib/random.py`).
 #
+# Why so many distortions, and which of them counts? Ask what a **lazy network** could get away with: one that sees nothing of
+# a view but its mean colour, three numbers. Give it two views each of 64 images. How often is the mean colour that lies
+# nearest to that of view 1 the one of its own view 2?
+
+# %%
+def turned(least, jitter, blur, grey):
+    """Views with crops of at least this part of the area; jitter times MoCo v3's; blur in pixels of a 224-pixel view."""
+    strengths = tuple(jitter * s for s in views.MOCO_V3[0].strengths)
+    return views.ViewRecipe(scale=(least, 1.0), jitter=float(jitter > 0), strengths=strengths, grayscale=grey,
+                            blur=float(blur > 0), sigma=(max(blur, 0.1), max(blur, 0.1)))
+
+
+def lazy(crowd, recipe):
+    """How often the mean colour of view 1 lies nearest to that of its own view 2, among all images of a crowd."""
+    keys = torch.arange(len(crowd))
+    first, second = (views.make_view(crowd, recipe, 16, keys + n).mean((2, 3)) for n in (1000, 2000))  # (64, 3)
+    return (torch.cdist(first, second).argmin(1) == keys).float().mean().item()
+
+
+# %% [markdown]
+# **Predict, then turn.** At the start there are crops alone, down to 8 % of the area. Which slider spoils the lazy network's
+# game, and which one does nothing to it: jitter, blur or grey? And with the whole image in every view?
+
+# %%
+from functools import partial
+
+from lib.viz.frames import Frames
+
+
+def playground(image, crowd, *strengths):
+    recipe = turned(*strengths)
+    seen = views.denormalize(views.make_view(image.repeat(5, 1, 1, 1), recipe, 64, torch.arange(5)))
+    return torch.cat([image / 255, seen]), (f"The lazy network finds {lazy(crowd, recipe):.0%} of the partners, "
+                                            f"guessing finds {1 / len(crowd):.0%}.")
+
+
+sliders = {"a crop keeps at least": {"the whole image": 1.0, "60 % of it": 0.6, "30 %": 0.3, "8 %, MoCo v3": 0.08},
+           "colour jitter": {"none": 0.0, "half": 0.5, "MoCo v3": 1.0},
+           "blur": {"none": 0.0, "2 pixels of 224, MoCo v3's most": 2.0, "12 pixels of 224": 12.0},
+           "grey": {"no view": 0.0, "every view": 1.0}}
+crowd = Shapes("train", size=32, difficulty="medium").images(torch.arange(64))
+Frames(partial(playground, images[1:2], crowd), sliders, ["image", *(f"view {n}" for n in range(1, 6))],
+       "An image and five views of it under sliders for crop, jitter, blur and grey.",
+       start={"a crop keeps at least": "8 %, MoCo v3"})
+
+# %%
+for name, strengths in {"crops": (0.08, 0, 0, 0), "crops, blur": (0.08, 0, 12, 0), "crops, grey": (0.08, 0, 0, 1),
+                        "crops, jitter": (0.08, 1, 0, 0), "grey": (1, 0, 0, 1), "jitter": (1, 1, 0, 0)}.items():
+    print(f"{name:<14} mean colour finds the partner: ≈ {lazy(crowd, turned(*strengths)):.0%}")
+
+# %% [markdown]
+# **Crops leave the colours, and a network that can win by colour need not look at shapes.** Blur does nothing to a mean; grey
+# spoils the game after a crop, and not at all without one; jitter spoils it with and without. What you take out of the views is
+# what the network need not learn, and what you leave in is what it may be lazy with.
+#
 # ## 2. Find your partner
 #
 # Take a batch of images and two views of each. The network turns view 1 of image $i$ into a **query** $q_i$, view 2 of image
@@ -239,10 +294,20 @@ print(f"k-NN on pixels: {knn_accuracy(*pixels['bank'], *pixels['queries']):.0%}"
 # %% [markdown]
 # Nearly all. The shapes lie in the middle and hardly turn, so two images of one shape overlap, and averaging over a thousand
 # pixels beats the noise. So this world can show that training *changes a network*; it cannot show that a network is worth
-# having. Photographs can (section 6). Now train (about ten seconds):
+# having. Photographs can (section 6).
+#
+# Now train (about ten seconds). `trainer.run()` would do. The monitor runs it beside the notebook's own work, so that you see the
+# loss fall, and can stop; given a folder, `Trainer(settings, train, "runs/first")`, the run then leaves a checkpoint to go on from.
 
 # %%
-trainer.run()
+from lib.viz.monitor import Monitor
+
+monitor = Monitor(trainer)
+monitor.start()
+monitor
+
+# %%
+monitor.wait()
 trained = {"bank": extract(backbone, bank), "queries": extract(backbone, val)}
 print(f"trained k-NN ≈ {knn_accuracy(*trained['bank'], *trained['queries']):.0%}")
 

@@ -56,15 +56,52 @@ plots.show(figure, alt="The image without a mask: a light cross with a grid text
 # visible neighbour? Count, over a thousand masks, the hidden patches that touch at least one visible patch:
 
 # %%
-place = torch.cartesian_prod(torch.arange(8), torch.arange(8)).float()
-touching = (torch.cdist(place, place) < 1.5).float()  # (64, 64), the eight around and itself
+def helped(mask):
+    """Share of the hidden patches that touch a visible one: (B, N) bool -> a number."""
+    side = int(mask.shape[1] ** 0.5)
+    place = torch.cartesian_prod(torch.arange(side), torch.arange(side)).float()
+    touching = (torch.cdist(place, place) < 1.5).float()  # (N, N), the eight around and itself
+    return ((~mask).float() @ touching > 0)[mask].float().mean().item()
+
+
+# %%
 for cell in (1, 2, 4):
     mask = cell_mask(torch.arange(1000), side=8, cell=cell, ratio=0.6)  # (1000, 64)
-    helped = ((~mask).float() @ touching > 0)[mask].float().mean()
-    print(f"cells of {cell} × {cell}: {helped:.0%} of hidden patches touch a visible one")
+    print(f"cells of {cell} × {cell}: {helped(mask):.0%} of hidden patches touch a visible one")
 
 # %% [markdown]
-# Larger cells leave fewer hints next door, and ask what the thing *is*. SimMIM takes cells of 32 pixels on images of 224, that
+# You can hide more, or hide in larger pieces. MAE hides 75 % in single patches, SimMIM 60 % in cells of 2 × 2.
+#
+# **Predict, then turn.** Which of the two leaves fewer hints? And what does it take to hide the hints without hiding more of the
+# image? Say what is in the picture before you uncover it.
+
+# %%
+from functools import partial
+
+from lib.viz.frames import Frames
+
+
+def hide(images, ratio, cell, which, uncovered):
+    mask = cell_mask(torch.arange(1000), side=8, cell=cell, ratio=ratio)  # (1000, 64)
+    patches = patchify(images[which:which + 1] / 255, 8)
+    seen = patches.masked_fill(mask[which][:, None], 0.5)
+    drawn = (~mask[which])[None, :, None].float().expand_as(patches)
+    rows = torch.cat([drawn, seen, patches if uncovered else torch.full_like(patches, 0.5)])
+    return unpatchify(rows, 8), f"{mask.float().mean():.0%} of the patches are hidden, {helped(mask):.0%} of them touch a visible one."
+
+
+some = Shapes("train", size=64, difficulty="medium").images(torch.arange(10, 15))
+controls = {"mask ratio": {"25 %": 0.25, "40 %": 0.4, "60 %": 0.6, "75 %": 0.75}, "mask cell": {"1 × 1": 1, "2 × 2": 2, "4 × 4": 4},
+            "image": {str(n + 1): n for n in range(5)}, "the image": {"covered": False, "uncovered": True}}
+Frames(partial(hide, some), controls, ["mask, black hides", "what is left", "the image"],
+       "A mask, an image under it, and the image, with controls for mask ratio and cell.", start={"mask ratio": "60 %"})
+
+# %%
+for name, cell, ratio in (("MAE", 1, 0.75), ("SimMIM", 2, 0.6)):
+    print(f"{name:>6}: {helped(cell_mask(torch.arange(1000), side=8, cell=cell, ratio=ratio)):.0%} touch a visible one")
+
+# %% [markdown]
+# **The size of the pieces counts more than the share.** Larger cells leave fewer hints next door, and ask what the thing *is*. SimMIM takes cells of 32 pixels on images of 224, that
 # is 2 × 2 patches, and hides 60 % of the cells.
 #
 # **Predict, then run.** 224 pixels make 14 × 14 patches of 16, or 7 × 7 cells. 60 % of 49 cells is 29.4. How many *patches*
