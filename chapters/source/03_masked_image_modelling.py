@@ -378,6 +378,37 @@ print(f"MAE's decoder: {8 * block_cost(1 + 196, 512) / whole:.2f} of it")
 # chapter 08 takes up: with a single layer, the *drawing* is left to the encoder's last blocks; a decoder may take it off them, as
 # Park et al. suggest.
 #
+# ### Draw the mask yourself
+#
+# Both networks ship with the course, trained for longer than a notebook waits. Drag over the middle picture to hide patches or
+# to show them again, and the kernel fills them in. (Without a kernel you see the mask it starts with.)
+
+# %%
+from lib.viz.reconstruction import Reconstruction
+
+few = Shapes("val", size=64, length=4, difficulty="mild").images(torch.arange(4))
+Reconstruction(few, "simmim")
+
+# %% [markdown]
+# From a few pieces of its rim SimMIM draws a ring. The pattern on it becomes a smooth grey: of a random texture nobody can
+# know the pixels, and ℓ1 is smallest at their median.
+#
+# **Predict, then run.** Now hide the hole and the lower right of the rim, so that what is left could belong to a disc. What
+# will SimMIM draw? And MAE?
+
+# %%
+hole = torch.zeros(8, 8, dtype=torch.bool)
+hole[2:7, 2:7] = True
+Reconstruction(few, "simmim", mask=hole)
+
+# %%
+Reconstruction(few, "mae", mask=hole)
+
+# %% [markdown]
+# SimMIM draws a disc: nothing that it can see speaks of a hole. MAE knows of the hole, but do not praise it for that. Its
+# targets are normalised, so for the picture it is *given* the brightness and contrast of every hidden patch; the grid that you
+# see is those numbers, and only what varies within a patch is MAE's own. Ask what a reconstruction was told before you admire it.
+#
 # ## 6. On photographs
 #
 # The same code on Imagenette, 9,469 photographs without their labels; the file was written by `python -m lib.evaluation`.

@@ -45,9 +45,9 @@ for key, entry in zoo.manifest().items():
 # - the **hybrid** does both at once, with one body (chapter 11);
 # - **supervised** is told the shape of every object. It is the only one that saw a label.
 #
-# The epochs are not equal: a step of one objective costs several of another, and a CPU's time was short. DINO and the
-# hybrid had two epochs, which is not enough; read them as networks on their way. The images are grey, so colour gives
-# nothing away. Here is what they see.
+# The epochs are not equal: a step of one objective costs several of another, and a CPU's time was short. DINO had two
+# epochs, which is not enough; read it as a network on its way. The images are grey, so colour gives nothing away. Here is
+# what they see.
 
 # %%
 world = {split: Shapes(split, size=64, difficulty="mild") for split in ("train", "val")}
@@ -303,12 +303,12 @@ plots.show(figure, alt="Six panels by network, with untrained controls: shape by
 # Read the panels against the grey ticks, and against each other:
 #
 # - **Shape**: MoCo v3 and MAE come near the network that was told the shapes, by both yardsticks; SimMIM gains by one.
-# - **Ground**: MoCo v3 gains most, the hybrid less. A likely reason, not tested: two crops share the ground, so its texture
+# - **Ground**: MoCo v3 and the hybrid gain most. A likely reason, not tested: two crops share the ground, so its texture
 #   helps to find the partner. (DINO compares crops as well, and has not gained yet.) The supervised network *loses* it,
 #   down to chance: what the labels do not ask for is thrown away.
 # - **Place**: SimMIM and MAE gain most. MoCo v3 *loses* left and right, and keeps some of up and down. Again a likely
 #   reason: two crops, and the mirror, put the object in different places, and the contrastive loss asks for one answer to
-#   both; who fills in pixels has to know where things are.
+#   both; who fills in pixels has to know where things are. The hybrid is asked for both, and comes out between.
 # - **Texture of the object**: hard for all. MoCo v3 and DINO are some points above their control; a tick has an interval of
 #   its own, as wide as the bars. (Ticks stand at two places because SimMIM, MAE and the hybrid give the mean of their
 #   patches, the others CLS.)
@@ -345,9 +345,9 @@ plots.show(figure, alt="Accuracy after fine-tuning on 500 images, by network, wi
 # %% [markdown]
 # MAE comes up to the network that had been told the shapes of 16,000 images. MoCo v3 was good when frozen, and tuning adds
 # nothing to it: with so few labels, moving all weights may undo as much as it teaches. Of these three the untrained network
-# gains most by tuning, and is still last but one. The hybrid is worth hardly more than a random start, and DINO less than
-# one: **a poor start can be worse than none**. (The controls differ because SimMIM, MAE and the hybrid are fine-tuned on
-# the mean of their patch tokens, the others on CLS, and random weights do better with the mean.)
+# gains most by tuning, and is still last but one. DINO, cut short, is worth less than a random start: **a poor start can be
+# worse than none**. (The controls differ because SimMIM, MAE and the hybrid are fine-tuned on the mean of their patch
+# tokens, the others on CLS, and random weights do better with the mean.)
 #
 # ## 7. Patch by patch
 #
@@ -608,8 +608,8 @@ chapter04.check_mean_iou(mean_iou);
 # - A yardstick that the untrained network nearly fills cannot rank anything.
 # - An interval over images says nothing of other seeds.
 #
-# **Limits.** One seed each, and few steps on a CPU, DINO and the hybrid fewest: a method that learns slowly looks poor. 500
-# labels to fine-tune. No claim about ImageNet follows.
+# **Limits.** One seed each, and few steps on a CPU, DINO fewest: a method that learns slowly looks poor. 500 labels to
+# fine-tune. No claim about ImageNet follows.
 #
 # **References.** Park et al. 2023, *What Do Self-Supervised Vision Transformers Learn?*, Figure 1. Wu et al. 2018,
 # *Unsupervised Feature Learning via Non-Parametric Instance Discrimination*, section 3.4 (weighted k-NN). He et al. 2022,

@@ -477,7 +477,7 @@ for use, size in planned.memory.items():
 
 # %%
 delivered = given.tflops * 1e12 * given.utilisation  # FLOP a second
-print(f"assumed: {given.utilisation:.0%} of {given.tflops:.0f} TFLOP/s")
+print(f"assumed: {given.utilisation:.0%} of {given.tflops:.0f} TFLOP/s, about what an H100's data sheet says of bf16")
 print({name: f"{flops / delivered / 3600:.0f} GPU-hours" for name, flops in total.items()})
 
 # %% [markdown]

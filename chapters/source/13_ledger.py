@@ -112,7 +112,7 @@ def half_widths(check):
     """How far the value is from the margin, in half widths of the interval on that side."""
     gap = check["value"] - check["margin"]
     half = check["value"] - check["low"] if gap > 0 else check["high"] - check["value"]
-    return gap / max(half, 1e-9)
+    return max(-500, min(500, gap / max(half, 1e-9)))                  # the axis ends there
 
 
 # %%
@@ -128,16 +128,19 @@ def draw_ledger(rows, colors):
     axis.axvspan(-1, 1, color="#EEEEEE", lw=0)
     for y, entry in enumerate(rows):
         control = (entry["control"] or {"checks": []})["checks"]
-        axis.plot([half_widths(c) for c in control], [y + 0.2] * len(control), "D", ms=3, color="#777777", mfc="white")
+        axis.plot([half_widths(c) for c in control], [y + 0.2] * len(control), "D", ms=3, color="#777777", mfc="white",
+                  label="" if y else "untrained in the first one's place")
         for check in entry["checks"]:
             axis.plot(half_widths(check), y, "o", ms=6, color=colors[check["reading"]])
         axis.annotate(shown_verdict(entry), (1.01, y), va="center", fontsize=8, xycoords=("axes fraction", "data"),
                       color={"inconclusive": "#777777"}.get(entry["verdict"], colors[entry["verdict"]]))
+    axis.plot([], [], "o", ms=6, color="black", label="a check")
     names = [f"{e['statement'][:58]}{'…' if len(e['statement']) > 58 else ''}  {e['id'].split('-')[1]}" for e in rows]
     axis.set_xscale("symlog", linthresh=1)
     axis.set(yticks=range(len(rows)), ylim=(len(rows) - 0.4, -0.6), xlim=(-1000, 1000), xticks=[-100, -10, -1, 1, 10, 100],
              ylabel="claim", xlabel="half widths of the interval from the margin (symmetric log scale)")
     axis.set_xticklabels(["-100", "-10", "-1", "1", "10", "100"]), axis.set_yticklabels(names, fontsize=8)
+    figure.legend(loc="outside lower right", ncols=2, fontsize=8)
     figure.suptitle(f"{rows[0]['paper']}: right of the band supports, left of it refutes", fontsize=10)
     return figure
 
@@ -162,7 +165,8 @@ plots.show(figure, alt="A row for each claim of Shekhar et al. 2023, its checks 
 #
 # Many dots lie ten or a hundred half widths from the margin. Do not read that as "large effect": with the same images shown
 # to both networks, tiny differences are far from 0. It says that *other images* would not change the verdict. Another seed
-# of training might, because most rows rest on one network of each kind.
+# of training might, because most rows rest on one network of each kind. (The axis ends at 500. An answer in whole blocks, as
+# of raghu-2, may be the same however the images are drawn; its interval then has no width, and its dot stands at that end.)
 #
 # ### In words and numbers
 #

@@ -9,48 +9,71 @@ def _luck(a, b):
     return a * b + (1 - a) * (1 - b)
 
 
+def _best(first, second):
+    return 1 - (first - second).abs().mean()
+
+
+def _luck_over_all(first, second):
+    return _luck(first.mean(), second.mean())
+
+
+def consistency_ceiling__over_all(first, second):
+    """You compare the accuracies over all images alone; find o in each class, then take the mean."""
+    return _kappa(1 - (first.mean() - second.mean()).abs(), _luck_over_all(first, second))
+
+
+def consistency_ceiling__luck_by_class(first, second):
+    """You take e in each class; e is that of the accuracies over all images."""
+    return _kappa(_best(first, second), _luck(first, second).mean())
+
+
+def consistency_ceiling__mean_of_classes(first, second):
+    """You average the κ of the classes; average o, and take κ once."""
+    return _kappa(1 - (first - second).abs(), _luck(first, second)).mean()
+
+
+def consistency_ceiling__each(first, second):
+    """This is a κ for each class; one for all images was asked for."""
+    return _kappa(1 - (first - second).abs(), _luck(first, second))
+
+
 def consistency_ceiling__both_right(first, second):
     """You count the images where both are right; those where both are wrong count as well."""
-    return _kappa(min(first, second), _luck(first, second))
+    return _kappa(torch.minimum(first, second).mean(), _luck_over_all(first, second))
 
 
 def consistency_ceiling__observed(first, second):
     """That is o; take what luck gives off, and divide by the room above it."""
-    return 1 - abs(first - second)
+    return _best(first, second)
 
 
 def consistency_ceiling__not_divided(first, second):
     """Divide by the room above luck, 1 - e."""
-    return 1 - abs(first - second) - _luck(first, second)
+    return _best(first, second) - _luck_over_all(first, second)
 
 
 def consistency_ceiling__luck_of_being_right(first, second):
     """By luck both may be wrong too: e has two terms."""
-    return _kappa(1 - abs(first - second), first * second)
+    return _kappa(_best(first, second), first.mean() * second.mean())
 
 
 def consistency_ceiling__no_absolute_value(first, second):
-    """Either may be the larger: o is 1 less the absolute difference."""
-    return _kappa(1 - first + second, _luck(first, second))
-
-
-def consistency_ceiling__second_larger(first, second):
-    """Either may be the larger: o is 1 less the absolute difference; yours takes the second for the larger one."""
-    return _kappa(1 - second + first, _luck(first, second))
+    """Either may be the larger: in each class, o is 1 less the absolute difference."""
+    return _kappa(1 - (first - second).mean(), _luck_over_all(first, second))
 
 
 def consistency_ceiling__worst_case(first, second):
-    """That is the worst case, where the two are right on different images as far as they can be."""
-    return _kappa(abs(first + second - 1), _luck(first, second))
+    """That is the worst case, where the two are right on different images of each class as far as they can be."""
+    return _kappa((first + second - 1).abs().mean(), _luck_over_all(first, second))
 
 
 def consistency_ceiling__ratio(first, second):
     """That is the smaller accuracy over the larger; find o, then take luck off."""
-    return min(first, second) / max(first, second)
+    return (torch.minimum(first, second) / torch.maximum(first, second)).mean()
 
 
 def consistency_ceiling__one(first, second):
-    """1 is reached only where both are right in equally many images."""
+    """1 is reached only where both are right in equally many images of each class."""
     return 1.0
 
 

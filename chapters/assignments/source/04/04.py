@@ -110,7 +110,7 @@ check(votes_of_others, features, labels, 3, 5, 0.5, case="5 of 6 others")
 # Hidden: twenty images of five classes.
 ### BEGIN HIDDEN TESTS
 generator = torch.Generator().manual_seed(21)
-f, y = torch.randn(20, 8, generator=generator).double(), torch.randint(5, (20,), generator=generator)
+f, y = torch.randn(20, 8, generator=generator), torch.randint(5, (20,), generator=generator)
 slow = torch.zeros(20, 5).double()
 for i in range(20):
     cosines = {n: float(torch.cosine_similarity(f[i], f[n], dim=0)) for n in range(20) if n != i}
@@ -130,7 +130,7 @@ same(votes_of_others(close, torch.tensor([0, 1, 2, 0]), 3, 3, 0.005), expected, 
 # %% nbgrader={"test": "votes_of_others-5", "points": 1}
 # Hidden: the same image twice, under two labels.
 ### BEGIN HIDDEN TESTS
-twice = torch.tensor([[0.0, 2.0], [0.0, 2.0], [3.0, 4.0], [0.0, 2.0], [1.0, 0.0]]).double()
+twice = torch.tensor([[0.0, 2.0], [0.0, 2.0], [3.0, 4.0], [0.0, 2.0], [1.0, 0.0]])
 votes = votes_of_others(twice, torch.tensor([0, 1, 2, 2, 3]), 4, 1, 0.1)
 same(votes.sum(1), torch.ones(5), "the rows, for an image that is there three times")
 same(votes[[0, 1, 3], [0, 1, 2]], torch.zeros(3), "the vote of an image for itself, when others are exactly like it")
@@ -204,8 +204,8 @@ same(tuple(difference_interval(alike, alike[:3], seeds, others[:, :3] % 3, some)
 # %% [markdown]
 # ## 4. A linear probe in closed form · 5 points
 #
-# Raghu et al. (2021) probe with regularised least squares in closed form: no optimiser, no learning rate. Their targets are $+1$ for an image's class and
-# $-1$ for all others: $Y$ `(N, K)`, with the mean $\bar Y$ `(K,)` over images. $Z$ `(N, D)` are the features, standardised by their mean and standard deviation over
+# From few labels, the first paper on ViTs (Dosovitskiy et al. 2021) and Raghu et al. (2021) probe with regularised least squares in closed form: no optimiser,
+# no learning rate. Targets are $+1$ for an image's class and $-1$ for all others: $Y$ `(N, K)`, with the mean $\bar Y$ `(K,)` over images. $Z$ `(N, D)` are the features, standardised by their mean and standard deviation over
 # the $N$ images (divided by $N$). Then, with $Q$ the queries, **standardised by the same numbers**,
 #
 # $$ W = (Z^\top Z + \lambda I)^{-1} Z^\top (Y - \bar Y), \qquad \text{scores} = Q W + \bar Y . $$
@@ -243,9 +243,10 @@ check(ridge_scores, torch.cat([features, still], 1), labels, torch.cat([queries,
 # Hidden: sixty images of four classes, five features.
 ### BEGIN HIDDEN TESTS
 generator = torch.Generator().manual_seed(41)
-x = (torch.randn(60, 5, generator=generator) * torch.tensor([10.0, 1, 1, 0.1, 3]) + 5).double()
-y, q = torch.randint(4, (60,), generator=generator), (torch.randn(9, 5, generator=generator) * 3 + 5).double()
+x = torch.randn(60, 5, generator=generator) * torch.tensor([10.0, 1, 1, 0.1, 3]) + 5
+y, q = torch.randint(4, (60,), generator=generator), torch.randn(9, 5, generator=generator) * 3 + 5
 def stacked(x, y, q, classes, penalty):
+    x, q = x.double(), q.double()
     middle, spread = x.mean(0), (x - x.mean(0)).square().mean(0).sqrt()
     rows = torch.cat([(x - middle) / spread, math.sqrt(penalty) * torch.eye(x.shape[1]).double()])
     goal = torch.where(y[:, None] == torch.arange(classes), 1.0, -1.0).double()
@@ -257,7 +258,7 @@ same(ridge_scores(x.clone(), y.clone(), q.clone(), 4, 3.0), stacked(x, y, q, 4, 
 # %% nbgrader={"test": "ridge_scores-4", "points": 1}
 # Hidden: more features than images.
 ### BEGIN HIDDEN TESTS
-wide, asked = torch.randn(8, 30, generator=generator).double(), torch.randn(3, 30, generator=generator).double()
+wide, asked = torch.randn(8, 30, generator=generator), torch.randn(3, 30, generator=generator)
 same(ridge_scores(wide.clone(), y[:8].clone(), asked.clone(), 4, 0.7), stacked(wide, y[:8], asked, 4, 0.7), "for 8 images, 30 features")
 ### END HIDDEN TESTS
 

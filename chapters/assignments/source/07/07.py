@@ -262,4 +262,5 @@ same(radial_profile(flat, 0, 4, 4), torch.tensor([0.0, 1, 1]) * (math.log(1e-6) 
 # (or compare rings with each other, without ring 0); with an untrained network as a control.
 #
 # **Rubric.** (a) 1 point: all three, half for two. (b) 1 point: 0 at 0.9 π and about the same at the others before the filter, and a reasoned answer for after;
-# half for the first alone. (c) 1 point: a constant (or anything else that raises only F(0, 0)) and a measurement without it; half for one.
+# half for the first alone. (c) 1 point: a constant (or anything else that raises F(0, 0) and leaves the last ring as it is) and a measurement without it; half
+# for one.

@@ -74,8 +74,8 @@ same(overtakes(torch.zeros(1), torch.ones(1)), 0, "for a single depth, where the
 #
 # $$ I_l = 1 - \frac{1}{BP} \sum_{b, n} \cos\big(z^{l-1}_{bn},\, z^{l}_{bn}\big) $$
 #
-# `influence(stream, prefix)`: stream `(L + 1, B, N, D)`, the tokens at depths 0 to $L$, of which the first `prefix` in each image are no patches → the
-# influence of blocks 1 to $L$ on **patches**, `(L,)`.
+# `influence(stream, prefix)`: stream `(L + 1, B, N, D)`, the tokens at depths 0 to $L$, of which the first `prefix` in each image are no patches, and the other
+# $P$ are → the influence of blocks 1 to $L$ on **patches**, `(L,)`.
 
 # %% nbgrader={"answer": "influence"}
 def influence(stream, prefix):
@@ -280,7 +280,7 @@ for axis in axes:
 # before it: it cannot know more of the image; what grew is what *this reader*, a line on the mean of the patches, can read (at depth 0 the mean
 # has thrown away where things are; another reader of the pixels might read as much). (b) The class is there, but in other directions (or at another strength) than those that
 # the last probe looks at; each probe tells of itself as well as of the block. `turn` would lift the 13 %, towards 70 at most if the rotation is all there is
-# to it; a new probe is fitted after any rotation, so the 70 % stay (but for the penalty).
+# to it; a new probe is fitted after any rotation, so the 70 % stay (but for what standardising feature by feature changes).
 # (c) 74 %: cut off after block 8, the network ends at depth 8, and a new probe there is the solid black curve. No: each bar leaves one block out and lets the others run on
 # tokens that they know nearly; with two left out the effects need not add up, since blocks 4, 5 and 7 to 12 get other inputs. It has to be run.
 #

@@ -116,7 +116,7 @@ same(u_centred(small + torch.diag(torch.tensor([9.0, -2, 4, 100]))), expected, "
 # %% [markdown]
 # ## 3. Add up first, divide last · 5 points
 #
-# Ten thousand images make a Gram matrix that fits nowhere. So CKA adds up the HSIC of **minibatches**, and divides once, at the end:
+# A million images make a Gram matrix that fits nowhere. So CKA adds up the HSIC of **minibatches**, and divides once, at the end:
 #
 # $$ \mathrm{CKA} = \frac{\sum_i \mathrm{HSIC}(K_i, L_i)}{\sqrt{\sum_i \mathrm{HSIC}(K_i, K_i)\; \sum_i \mathrm{HSIC}(L_i, L_i)}} $$
 #

@@ -5,7 +5,7 @@
 #
 # | | task | points | minutes |
 # |---|---|---|---|
-# | 1 | `consistency_ceiling`: how consistent can two probes be? | 3 | 15 |
+# | 1 | `consistency_ceiling`: how consistent can two probes be, class by class? | 3 | 15 |
 # | 2 | `agreement_f1`: do two probes give the same answers? | 4 | 15 |
 # | 3 | `class_by_place`: which tokens know the class? | 5 | 25 |
 # | 4 | `kept_neighbours`: what does fine-tuning leave as it was? | 5 | 20 |
@@ -26,45 +26,50 @@ torch.set_num_threads(1);
 # %% [markdown]
 # ## 1. How consistent can two probes be? · 3 points
 #
-# Two probes are right in shares $a$ and $b$ of the images. Let $o$ be the share of images where both are right **or** both are wrong, and
+# Two probes are right in shares $a$ and $b$ of all images. Let $o$ be the share of images where both are right **or** both are wrong, and
 # $e$ what $o$ would be by luck, $e = ab + (1-a)(1-b)$. Their error consistency is
 #
 # $$ \kappa = \frac{o - e}{1 - e} . $$
 #
-# Chapter 10 warned that probes of unlike accuracy cannot reach 1. How far can they get? The best case: wherever the weaker probe is
-# right, the stronger one is right too. Find $o$ in this case, and return $\kappa$.
+# Probes of unlike accuracy cannot reach 1 (chapter 10). Nor can probes of equal accuracy, if one is good at crescents and the other at stars. So
+# let their accuracies $a_c$ and $b_c$ **in each class** be known; all $C$ classes have equally many images. How large can $\kappa$ become? In the best case,
+# wherever the probe that is weaker **in that class** is right, the other one is right too. Find $o$ in this case, over all images, and return $\kappa$;
+# $e$ stays as above, from the accuracies over all images.
 #
-# `consistency_ceiling(first, second)`: two accuracies between 0 and 1 (neither end), either may be the larger → a number.
+# `consistency_ceiling(first, second)`: accuracies $a_c$ `(C,)` and $b_c$ `(C,)`, from 0 to 1; in each class, either may be the larger → one number. Over all images,
+# the probes are neither always right nor always wrong.
 
 # %% nbgrader={"answer": "consistency_ceiling"}
 def consistency_ceiling(first, second):
-    """first, second: accuracies, above 0 and below 1 -> the largest error consistency that such probes can have."""
+    """first (C,), second (C,), accuracies in classes of equal size -> the largest error consistency that such probes can have."""
     ### BEGIN SOLUTION
-    best = 1 - abs(first - second)
-    luck = first * second + (1 - first) * (1 - second)
+    best, a, b = 1 - (first - second).abs().mean(), first.mean(), second.mean()
+    luck = a * b + (1 - a) * (1 - b)
     return (best - luck) / (1 - luck)
     ### END SOLUTION
 
 # %% nbgrader={"test": "consistency_ceiling-1", "points": 1}
-check(consistency_ceiling, 0.9, 0.6, case="90 % and 60 %")
-check(consistency_ceiling, 0.3, 0.8, case="30 % and 80 %")
+check(consistency_ceiling, torch.tensor([0.9, 0.4, 0.7]), torch.tensor([0.5, 0.6, 0.55]), case="three classes")
+check(consistency_ceiling, torch.tensor([0.3, 0.5]), torch.tensor([0.8, 0.9]), case="two classes, the second is better in both")
 
 # %% nbgrader={"test": "consistency_ceiling-2", "points": 1}
-# Hidden: probes of equal accuracy, and the same two in another order.
+# Hidden: a single class, equal accuracies in each class, and the same two probes in another order.
 ### BEGIN HIDDEN TESTS
-for accuracy in (0.1, 0.5, 0.97):
-    same(consistency_ceiling(accuracy, accuracy), 1.0, f"for two probes that are right in {accuracy:.0%}")
-same(consistency_ceiling(0.2, 0.7), consistency_ceiling(0.7, 0.2), "for 20 % and 70 %, against 70 % and 20 %")
+one, other = torch.tensor([0.2, 0.9, 0.5, 0.6]), torch.tensor([0.7, 0.3, 0.8, 0.5])
+same(consistency_ceiling(one[:1], other[:1]), 0.12 / 0.62, "for a single class, 20 % and 70 %")
+same(consistency_ceiling(one.clone(), one.clone()), 1.0, "for two probes that are alike in each class")
+same(consistency_ceiling(one.clone(), other.clone()), consistency_ceiling(other.clone(), one.clone()), "for two probes, in both orders")
 ### END HIDDEN TESTS
 
 # %% nbgrader={"test": "consistency_ceiling-3", "points": 1}
-# Hidden: forty images, counted one by one.
+# Hidden: forty images of each class, counted one by one.
 ### BEGIN HIDDEN TESTS
-for weak, strong in ((4, 30), (20, 36), (11, 12)):
-    pair = [(image < weak, image < strong) for image in range(40)]
-    observed = sum(x == y for x, y in pair) / 40
-    chance = weak / 40 * strong / 40 + (1 - weak / 40) * (1 - strong / 40)
-    same(consistency_ceiling(weak / 40, strong / 40), (observed - chance) / (1 - chance), f"for {weak} and {strong} of 40 images")
+for a, b in (((4, 30), (20, 11)), ((20, 36, 40), (33, 0, 40)), ((10, 20, 30, 25, 15), (30, 20, 10, 15, 25))):
+    pairs = [(image < x, image < y) for x, y in zip(a, b) for image in range(40)]
+    observed, p, q = (sum(some) / len(pairs) for some in ([x == y for x, y in pairs], *zip(*pairs)))
+    chance = p * q + (1 - p) * (1 - q)
+    same(consistency_ceiling(torch.tensor(a) / 40, torch.tensor(b) / 40), (observed - chance) / (1 - chance),
+         f"for {a} and {b} right of 40 images in each class")
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -260,7 +265,7 @@ same(kept_neighbours(circle[:1], circle[1:], 1), torch.tensor([-0.5]), "for four
 # All numbers here are made up. (a) A CKA of 0.85 is reported for block 6 of a joint-embedding and of a reconstructive network: "the two
 # objectives learn the same". You compute the CKA of each with the pixels, 0.9 and 0.9, and of two untrained networks, 0.92. What does the 0.85
 # tell now, and what would you compute next? (b) Probes of networks A, B and C are right in 90, 60 and 60 % of images. Their error
-# consistency is 0.25 for A and B, and 0.4 for B and C. "So C is more like B than A is." Use task 1 to answer. (c) A pretrained network is adapted to few labels in two ways:
+# consistency is 0.25 for A and B, and 0.4 for B and C. "So C is more like B than A is." Answer with the ceilings (task 1, as if there were one class). (c) A pretrained network is adapted to few labels in two ways:
 # all blocks learn at one rate; or each block learns at 0.65 times the rate of the block above it. Predict for each way how `kept_neighbours` goes from block 1
 # to block 12. Which control would show whether it is the **labels** that move it?
 #
@@ -268,8 +273,8 @@ same(kept_neighbours(circle[:1], circle[1:], 1), torch.tensor([-0.5]), "for four
 
 # %% [markdown] nbgrader={"open": "conclude", "points": 3}
 # **Model answer.** (a) Nothing yet about the objectives: untrained networks are as alike, since all of them still arrange images as their pixels
-# do. Compute what is left without the pixels (a partial CKA), or the same without a random network, with an interval, and compare with two
-# seeds of one objective. (b) The ceiling of A and B is 0.29, so they fill 0.25 / 0.29, nearly nine tenths of what is possible; that of B and C is 1,
+# do. Compute what is left without the pixels, as in the chapter (here (0.85 − 0.81) / (1 − 0.81) = 0.21), or without a random network, with an interval, and compare
+# with two seeds of one objective. (b) The ceiling of A and B is 0.29, so they fill 0.25 / 0.29, nearly nine tenths of what is possible; that of B and C is 1,
 # and they fill 0.4 of it. So the two values cannot be compared as they are; whether A or C is more like B, they do not show. (c) One
 # rate: less and less is kept from the first blocks to the last, already in the middle (a block also gets changed input from those before it).
 # With 0.65 the first blocks hardly learn (0.65¹¹ is below 1 %), so nearly all is kept there, and what changes, changes in the last few. Control: the same

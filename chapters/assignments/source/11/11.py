@@ -66,7 +66,7 @@ same([weight_at(step, 4, 0.0, 0.4, 2) for step in range(4)], [0.0, 0.0, 0.4, 0.4
 # %% [markdown]
 # ## 2. The best λ, without luck · 4 points
 #
-# Chapter 11 looked for the best λ on the images that score it, which favours the hybrid: the best of many looks good by luck alone. Do it
+# Who looks for the best λ on the images that score it favours the hybrid: the best of many looks good by luck alone. Do it
 # fairly, with one network for each λ. The first network (λ = 0) and the last (λ = 1) are the parents.
 #
 # On images 0, 2, 4, … **choose**: of the networks between the parents, the one that is right most often; and of the two parents, the better one.
@@ -134,8 +134,8 @@ same(choose_weight(grid.clone(), lots.clone())[2], 1.96 * math.sqrt(sum((d - mea
 #
 # At λ = 0 and λ = 1 one half is not computed at all: what it needs is then `None`.
 #
-# `hybrid_loss(predicted, target, mask, queries, keys, weight, temperature)` → a number. `predicted` and `target` are `(B, N, P)`, `mask` is `(B, N)`
-# bool, True is masked; `queries` and `keys` are `(M, D)`; `weight` is λ.
+# `hybrid_loss(predicted, target, mask, queries, keys, weight, temperature)` → a number. `predicted` and `target` are `(B, N, P)`, $P$ numbers a patch, `mask` is
+# `(B, N)` bool, True is masked; `queries` and `keys` are `(M, D)`; `weight` is λ.
 
 # %% nbgrader={"answer": "hybrid_loss"}
 def hybrid_loss(predicted, target, mask, queries, keys, weight, temperature):
@@ -296,10 +296,12 @@ same(block_cosines(ones, zero, 3), torch.tensor([0.0, -1.0, 0.0]), "where the se
 # One point each; two or three sentences and a calculation are enough.
 
 # %% [markdown] nbgrader={"open": "predict", "points": 3}
-# **Model answer.** (a) Equal cost: the parents trained as long as the hybrid's time allows (SimMIM about five times as many epochs, or by hours).
+# **Model answer.** (a) Equal cost: the parents trained as long as the hybrid's time allows. If going back costs two passes, an image costs 3, 2 · 3 + 2 = 8 and 11, so
+# nearly four times as many epochs for SimMIM and 1.4 times for MoCo v3 (by passes alone 5 and 1.25; or by hours).
 # Other seeds: is the lead larger than between two trainings of one recipe, with an interval over seeds and images, and λ chosen on other images? Also
-# good: SimMIM with views as augmented or as many of them as the hybrid has. (b) Up to block 6 the network is what a contrastive one is up to its
-# last: NMI falls towards block 6, and the probe rises up to there. Behind it the masked loss alone teaches, so NMI rises again and the probe
+# good: SimMIM with views as augmented or as many of them as the hybrid has. (b) Up to block 6 both losses teach, and the contrastive one
+# has to be done there: NMI falls towards block 6, and the probe rises up to there (perhaps less far than in MoCo v3: half the blocks, and the masked loss needs to
+# know where things are). Behind it the masked loss alone teaches, so NMI rises again and the probe
 # falls (or stays) from block 6 to 12. Wrong, if NMI is high at block 6, or if the probe keeps rising up to block 12. (c) The ratio is
 # 0.2 · 9 / 0.8 = 2.25; so λ · 4.5 = 2.25 (1 - λ), λ = 1/3. Another temperature changes where the gradient points, not only how long it is; the ratio
 # also changes during training; and the best λ depends on what is measured.
