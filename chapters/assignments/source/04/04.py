@@ -204,9 +204,9 @@ same(tuple(difference_interval(alike, alike[:3], seeds, others[:, :3] % 3, some)
 # %% [markdown]
 # ## 4. A linear probe in closed form · 5 points
 #
-# From few labels, the first paper on ViTs (Dosovitskiy et al. 2021) and Raghu et al. (2021) probe with regularised least squares in closed form: no optimiser,
-# no learning rate. Targets are $+1$ for an image's class and $-1$ for all others: $Y$ `(N, K)`, with the mean $\bar Y$ `(K,)` over images. $Z$ `(N, D)` are the features, standardised by their mean and standard deviation over
-# the $N$ images (divided by $N$). Then, with $Q$ the queries, **standardised by the same numbers**,
+# From few labels, Dosovitskiy et al. (2021, the first ViT) and Raghu et al. (2021) probe with regularised least squares in closed form: no optimiser,
+# no learning rate. The targets are $+1$ for an image's class and $-1$ for all others: $Y$ `(N, K)`, with the mean $\bar Y$ `(K,)` over images. $Z$ `(N, D)` are
+# the features, standardised by their mean and standard deviation over the $N$ images (divided by $N$). Then, with $Q$ the queries, **standardised by the same numbers**,
 #
 # $$ W = (Z^\top Z + \lambda I)^{-1} Z^\top (Y - \bar Y), \qquad \text{scores} = Q W + \bar Y . $$
 #

@@ -253,7 +253,7 @@ same(radial_profile(flat, 0, 4, 4), torch.tensor([0.0, 1, 1]) * (math.log(1e-6) 
 # One point each; two or three sentences are enough.
 
 # %% [markdown] nbgrader={"open": "ablation", "points": 3}
-# **Model answer.** (a) F(0, 0) is the amplitude of the sum of the tokens of a channel, which no order changes. Neighbours no longer resemble each other: all waves get about the
+# **Model answer.** (a) F(0, 0) comes from the sum of the tokens of a channel, which no order changes. Neighbours no longer resemble each other: all waves get about the
 # same amplitude (white), so the profile becomes flat beyond r = 0; low rings fall, high ones rise. The probe sees the mean and nothing changes.
 # (b) Before: at 0.9 π nothing of the noise arrives, the loss is 0; at 0.1 π and 0.5 π noise passes, so about 1 and 4 remain (if training
 # with the filter did not make the network lean more on what is left). After: noise reaches the network at all three. At 0.5 π about as before; at 0.9 π there was

@@ -127,7 +127,7 @@ same(influence(torch.cat([start, 5 * start, right_angle, -right_angle]), 1), tor
 # with the features of both side by side. It is never below 0, and 0 if all that is read after the block can be had before it by a line.
 #
 # `added_r2(before, after, targets)`: `(N, D)`, `(N, E)`, `(N, K)` → a number. There are more images than features, and some features may be combinations of others.
-# *Hint: `torch.linalg.lstsq(X, Y).solution` copes with that; a column of ones makes a bias.*
+# *Hint: on the CPU, `torch.linalg.lstsq(X, Y).solution` copes with that; a column of ones makes a bias.*
 
 # %% nbgrader={"answer": "added_r2"}
 def added_r2(before, after, targets):

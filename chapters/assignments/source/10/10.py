@@ -36,8 +36,8 @@ torch.set_num_threads(1);
 # wherever the probe that is weaker **in that class** is right, the other one is right too. Find $o$ in this case, over all images, and return $\kappa$;
 # $e$ stays as above, from the accuracies over all images.
 #
-# `consistency_ceiling(first, second)`: accuracies $a_c$ `(C,)` and $b_c$ `(C,)`, from 0 to 1; in each class, either may be the larger → one number. Over all images,
-# the probes are neither always right nor always wrong.
+# `consistency_ceiling(first, second)`: accuracies $a_c$ `(C,)` and $b_c$ `(C,)`, from 0 to 1, either of which may be the larger in a class → one number.
+# Over all images, the probes are neither always right nor always wrong.
 
 # %% nbgrader={"answer": "consistency_ceiling"}
 def consistency_ceiling(first, second):
@@ -49,7 +49,7 @@ def consistency_ceiling(first, second):
     ### END SOLUTION
 
 # %% nbgrader={"test": "consistency_ceiling-1", "points": 1}
-check(consistency_ceiling, torch.tensor([0.9, 0.4, 0.7]), torch.tensor([0.5, 0.6, 0.55]), case="three classes")
+check(consistency_ceiling, torch.tensor([0.5, 0.6, 0.55]), torch.tensor([0.9, 0.4, 0.7]), case="three classes")
 check(consistency_ceiling, torch.tensor([0.3, 0.5]), torch.tensor([0.8, 0.9]), case="two classes, the second is better in both")
 
 # %% nbgrader={"test": "consistency_ceiling-2", "points": 1}
@@ -265,18 +265,18 @@ same(kept_neighbours(circle[:1], circle[1:], 1), torch.tensor([-0.5]), "for four
 # All numbers here are made up. (a) A CKA of 0.85 is reported for block 6 of a joint-embedding and of a reconstructive network: "the two
 # objectives learn the same". You compute the CKA of each with the pixels, 0.9 and 0.9, and of two untrained networks, 0.92. What does the 0.85
 # tell now, and what would you compute next? (b) Probes of networks A, B and C are right in 90, 60 and 60 % of images. Their error
-# consistency is 0.25 for A and B, and 0.4 for B and C. "So C is more like B than A is." Answer with the ceilings (task 1, as if there were one class). (c) A pretrained network is adapted to few labels in two ways:
-# all blocks learn at one rate; or each block learns at 0.65 times the rate of the block above it. Predict for each way how `kept_neighbours` goes from block 1
-# to block 12. Which control would show whether it is the **labels** that move it?
+# consistency is 0.25 for A and B, and 0.4 for B and C. "So C is more like B than A is." Answer with the ceilings (task 1, as if there were one class).
+# (c) A pretrained network is adapted to few labels in two ways: all blocks learn at one rate; or each block learns at 0.65 times the rate of the block
+# above it. Predict for each way how `kept_neighbours` goes from block 1 to block 12. Which control would show whether it is the **labels** that move it?
 #
 # One point each; two or three sentences are enough.
 
 # %% [markdown] nbgrader={"open": "conclude", "points": 3}
 # **Model answer.** (a) Nothing yet about the objectives: untrained networks are as alike, since all of them still arrange images as their pixels
-# do. Compute what is left without the pixels, as in the chapter (here (0.85 − 0.81) / (1 − 0.81) = 0.21), or without a random network, with an interval, and compare
-# with two seeds of one objective. (b) The ceiling of A and B is 0.29, so they fill 0.25 / 0.29, nearly nine tenths of what is possible; that of B and C is 1,
-# and they fill 0.4 of it. So the two values cannot be compared as they are; whether A or C is more like B, they do not show. (c) One
-# rate: less and less is kept from the first blocks to the last, already in the middle (a block also gets changed input from those before it).
+# do. Compute what is left without the pixels, as in the chapter (here (0.85 − 0.81) / (1 − 0.81) = 0.21), or without a random network, with an
+# interval, and compare with two seeds of one objective. (b) The ceiling of A and B is 0.29, so they fill 0.25 / 0.29, nearly nine tenths of what is
+# possible; that of B and C is 1 (less, if they are good at other classes), and they fill 0.4 of it. So the two
+# values cannot be compared as they are; whether A or C is more like B, they do not show. (c) One rate: less and less is kept from the first blocks to the last, already in the middle (a block also gets changed input from those before it).
 # With 0.65 the first blocks hardly learn (0.65¹¹ is below 1 %), so nearly all is kept there, and what changes, changes in the last few. Control: the same
 # training with shuffled labels, or as many steps of the pretraining objective.
 #

@@ -296,13 +296,13 @@ same(block_cosines(ones, zero, 3), torch.tensor([0.0, -1.0, 0.0]), "where the se
 # One point each; two or three sentences and a calculation are enough.
 
 # %% [markdown] nbgrader={"open": "predict", "points": 3}
-# **Model answer.** (a) Equal cost: the parents trained as long as the hybrid's time allows. If going back costs two passes, an image costs 3, 2 · 3 + 2 = 8 and 11, so
-# nearly four times as many epochs for SimMIM and 1.4 times for MoCo v3 (by passes alone 5 and 1.25; or by hours).
+# **Model answer.** (a) Equal cost: the parents trained as long as the hybrid's time allows. If a gradient costs two more passes, an image costs 3,
+# 2 · 3 + 2 = 8 and 11, so nearly four times as many epochs for SimMIM and 1.4 times for MoCo v3 (5 and 1.25 by passes alone; or by hours).
 # Other seeds: is the lead larger than between two trainings of one recipe, with an interval over seeds and images, and λ chosen on other images? Also
 # good: SimMIM with views as augmented or as many of them as the hybrid has. (b) Up to block 6 both losses teach, and the contrastive one
-# has to be done there: NMI falls towards block 6, and the probe rises up to there (perhaps less far than in MoCo v3: half the blocks, and the masked loss needs to
-# know where things are). Behind it the masked loss alone teaches, so NMI rises again and the probe
-# falls (or stays) from block 6 to 12. Wrong, if NMI is high at block 6, or if the probe keeps rising up to block 12. (c) The ratio is
+# has to be done there: NMI falls towards block 6, and the probe rises up to there (perhaps less far than in MoCo v3: half the blocks, and the
+# masked loss needs to know where things are). Behind it the masked loss alone teaches, so NMI rises again and the probe falls (or stays)
+# from block 6 to 12. Wrong, if NMI is high at block 6, or if the probe keeps rising up to block 12. (c) The ratio is
 # 0.2 · 9 / 0.8 = 2.25; so λ · 4.5 = 2.25 (1 - λ), λ = 1/3. Another temperature changes where the gradient points, not only how long it is; the ratio
 # also changes during training; and the best λ depends on what is measured.
 #
