@@ -513,10 +513,10 @@ print(f"another seed ≈ {torch.cosine_similarity(other_start, start, dim=0):.3f
 
 # %% [markdown]
 # A cosine near 1 does not mean that nothing happened; the coloured curves above do leave the grey ones. MoCo v3's weights
-# have turned away from where they began by less than SimMIM's, in nearly as many steps (section 1). DINO and the hybrid
-# took a quarter of MoCo v3's and have hardly moved: read what differs between them and the others as *objective and amount
-# of training together*. And that attention is global and nearly collapsed is true of the start already. What training added
-# is what differs from the grey curves.
+# have turned away from where they began by less than SimMIM's, in nearly as many steps (section 1). DINO took a quarter of
+# MoCo v3's and has hardly moved: read what differs between it and the others as *objective and amount of training
+# together*. And that attention is global and nearly collapsed is true of the start already. What training added is what
+# differs from the grey curves.
 #
 # ## 5. On photographs
 #
@@ -574,9 +574,9 @@ for name, network in networks.items():
 
 # %% [markdown]
 # For MoCo v3, SimMIM and the untrained network the NMI hardly changes, and the distance by about 1 px at most: how they
-# attend is a habit more than an effect of the images that we show. Two warn against counting on that, both of few steps:
-# the NMI of the hybrid is several times higher on photographs, that of DINO several times lower. (Two photographs are no
-# sample of photographs, so there is no interval.)
+# attend is a habit more than an effect of the images that we show. Two warn against counting on that: the NMI of the hybrid
+# is twice as high on photographs, that of DINO, which had few steps, several times lower. (Two photographs are no sample of
+# photographs, so there is no interval.)
 #
 # ## 6. Does it hold?
 #
@@ -647,8 +647,8 @@ for name, results in found.items():
 # %% [markdown]
 # MAE, the second masked method (chapter 03), has not collapsed either, and it looks less far than SimMIM to the end:
 # "local" fits it better. (MAE learned from a quarter of the patches; here it is shown all of them.) So the small gap in
-# distance is SimMIM's, and not one of masked modelling as such. The hybrid, after 250 steps, sits with MoCo v3 on the
-# shapes.
+# distance is SimMIM's, and not one of masked modelling as such. The hybrid looks about as far as MoCo v3, and its NMI lies
+# between its parents', far nearer to MoCo v3 (chapter 11).
 
 # %% [markdown]
 # ## Exercises

@@ -390,7 +390,7 @@ plots.show(figure, alt="Drop of accuracy under published noise by band, a line w
 # has a hump at low *and* one at high frequencies, although the low bands are the weaker noise; with 250 images the dip
 # between them may be chance. Random weights lose some points in most bands, about what MAE loses. So what asks for an
 # explanation here is not that noise costs the masked networks something, but that it costs MoCo v3 and the supervised
-# network nothing. (DINO and the hybrid had few steps and have less to lose.)
+# network nothing. (The hybrid lies mostly between its parents. DINO had few steps and has less to lose.)
 #
 # ## 4. Shape or texture?
 #
@@ -708,7 +708,7 @@ chapter07.check_bias_for_shape(bias_for_shape);
 #   congruent to conflict images says more.
 #
 # **Limits.** One small network of each kind, trained on a grey procedural world; intervals are over images, not over seeds
-# of training. DINO and the hybrid had few steps. Noise and conflict are read with linear probes; the paper may use others,
+# of training. DINO had few steps. Noise and conflict are read with linear probes; the paper may use others,
 # and fine-tuned networks may answer differently. Faint textures seen through patches of 8 pixels leave little texture bias
 # to find: for that, run the commands above on photographs.
 #
