@@ -116,7 +116,7 @@ def radius(fields: Tensor, centre: tuple[float, float] | None = None, share: flo
     if not 0 < share <= 1:
         raise CourseError(f"a share of {share} of the gradient; expected more than 0 and at most 1")
     mass, rows, columns = weights_and_places(fields)
-    middle = centre_of_mass(fields) if centre is None else mass.new_tensor(centre)                # (..., 2) or (2,)
+    middle = centre_of_mass(fields) if centre is None else torch.as_tensor(centre).to(mass)                # (..., 2) or (2,)
     down, right = rows - middle[..., :1], columns - middle[..., 1:]                               # (..., H), (..., W)
     distances = (down[..., :, None].square() + right[..., None, :].square()).sqrt().expand(mass.shape).flatten(-2)
     distances, order = distances.sort(dim=-1)
