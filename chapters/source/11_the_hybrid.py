@@ -148,8 +148,9 @@ print(f"contrastive / masked ≈ {ratios.median():.0f} (median), so both pull eq
 #
 # The right panel says more. The contrastive gradient is the longer one at every step, at first ten times and more, at the
 # end about twice. **A loss's weight is not its pull**: over this run the two halves pull about equally hard somewhere near
-# λ = 0.1, at its end near 0.3; at λ = 0.5 the contrastive one is ahead throughout. So λ = 0.2 is not "a fifth of contrast".
-# Do not make a law of these numbers: temperature, batch and what is masked change the norms, and a norm counts noise too.
+# λ = 0.1, in its last steps near 0.3; at λ = 0.5 the contrastive one is ahead throughout. So λ = 0.2 is not "a fifth of
+# contrast". Do not make a law of these numbers: temperature, batch and what is masked change the norms, and a norm
+# counts noise too.
 #
 # ## 3. Do they beat either?
 #
@@ -170,8 +171,7 @@ for name in family:
 # %% [markdown]
 # Four yardsticks of chapter 04: a linear probe of the shape on CLS, the same on the mean of the patches, fine-tuning on
 # 500 labels, and R² of the object's place from left to right. (The probes are chapter 08's, before the last norm: a point
-# or less from chapter 04's. The last two yardsticks read CLS for MoCo v3 and the mean for the others, as each recipe
-# does.)
+# or less from chapter 04's. The last two yardsticks read CLS for MoCo v3 and the mean for the others, as their recipes do.)
 #
 # **Predict, then run.** On which of the four will the hybrid be first? On which last?
 
@@ -202,8 +202,8 @@ plots.show(figure, alt="Four yardsticks: by CLS the hybrid is level with MoCo v3
 # By CLS the hybrid is level with MoCo v3. By the **mean of the patches it is ahead of both**. A likely reason: the
 # contrastive loss asks something of CLS alone, and patches learn only what serves CLS (which is not little: 85, and 61
 # untrained); the masked loss asks of the patches themselves. Fine-tuned it lies between its parents, as it does in the
-# object's place, of which MoCo v3's CLS tells next to nothing, and the hybrid most of what SimMIM
-# tells. On none of the four is it last of the three.
+# object's place, of which MoCo v3's CLS tells next to nothing, and the hybrid most of what SimMIM tells. On none of the
+# four is it last of the three.
 #
 # "Together they beat either" is then true here by one yardstick of four, and by which one depends on the vector that you
 # read. Let each network be read by its better vector, and hybrid and MoCo v3 are level again, at 93. What holds by all four
@@ -310,7 +310,7 @@ for name, label in (("nmi", "NMI"), ("delta_log_amplitude", "Δ log amplitude"))
 # nearer to MoCo v3 in every block named, early ones too; from block 6 on its share falls to almost nothing.
 #
 # Mind the grey curve: random weights have a low NMI too. So it is rather that SimMIM *builds* a late attention in which the
-# query matters, and the hybrid, with λ = 0.2, does not: it ends level with random weights, MoCo v3 still lower.
+# query matters, and the hybrid, with λ = 0.2, does not: it ends about where random weights are, MoCo v3 still lower.
 #
 # The third panel is the one to remember, with the care of section 3. Read by the mean of the patches, SimMIM leads in the
 # first two blocks and falls in the second half, MoCo v3 starts low and rises; from block 3 on **the hybrid lies above
@@ -375,7 +375,8 @@ def line(claim, a, b, scale=1):
     """One claim, "a is larger than b": the difference, its interval and the verdict."""
     value, low, high = (scale * x for x in difference(a, b))
     verdict = "supported" if low > 0 else "not supported" if high < 0 else "inconclusive"
-    return f"{claim:<48}{value:+7.2f} ({low:+.2f} to {high:+.2f})  {verdict}"
+    digits = 1 if scale > 1 else 3
+    return f"{claim:<48}{value:+7.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})  {verdict}"
 
 
 for title, measured in yardsticks.items():
@@ -406,10 +407,10 @@ for claim, a, b in [("NMI: hybrid falls from block 8 to 12", ("hybrid", "nmi", 8
 # The claim "together they beat either" is supported on the mean of the patches, open on CLS, and not supported fine-tuned,
 # where MoCo v3 stays ahead. (Chapter 13 keeps it as *park-13*, with the first six of these checks.)
 #
-# "MIM early, CL late" holds late, for both quantities. Early it does not: by NMI the hybrid is above MoCo v3, but far
-# nearer to it than to SimMIM, and the paper's own sign, high frequencies that **rise early** and fall at the end, is
-# missing: here they fall from the first block on. (*park-14*, not supported for that reason. In this world MoCo v3 itself
-# starts with somewhat more of them than SimMIM; in the paper it starts far lower.)
+# "MIM early, CL late" holds late, for both quantities. Early it holds in part at most: in block 4 the frequencies are more
+# SimMIM's, but by NMI the hybrid is only a little above MoCo v3, and the paper's own sign, high frequencies that **rise
+# early** and fall at the end, is missing: here they fall from the first block on. (*park-14*, not supported for that
+# reason. In this world MoCo v3 itself starts with somewhat more of them than SimMIM; in the paper it starts far lower.)
 #
 # ## Exercises
 

@@ -70,7 +70,7 @@ def check_gradient_cosine(gradient_cosine) -> str:
         "These are only the first tensors of each list.": each[0],
         "A cosine has a sign: opposite gradients have -1.": F.cosine_similarity(a, b, dim=0).abs(),
     }, "For two lists of two tensors")
-    return "Above 0 the two objectives help each other at this point, below 0 they undo each other."
+    return "Above 0 a small step for one loss also lowers the other here, below 0 it raises it."
 
 
 @check
