@@ -9,7 +9,7 @@ from lib.training.recipes import recipe
 from lib.training.settings import Recipe
 
 MODELS = ("supervised", "mocov3", "dino", "simmim", "mae", "hybrid")
-LAMBDAS = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)                      # of the hybrid's sweep; Park et al. 2023, Fig. 12, without .1 and .8
+LAMBDAS = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)          # of the hybrid's sweep; Park et al. 2023, Fig. 12, has all but .1 and .8
 WORLDS = {
     "shapes": dict(data="shapes", image_size=64),
     "imagenette": dict(data="imagenette", image_size=96),
