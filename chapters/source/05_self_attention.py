@@ -127,6 +127,9 @@ plots.show(figure, alt="Maps of one query in 12 blocks of 6 heads: SimMIM's earl
 # the arrow keys move it, C asks CLS; in the strip below each map, all blocks and heads, click the one you want to see.
 # (Without a kernel you see a still picture.) Can you find a head of SimMIM that looks at the query's neighbours only? One
 # that looks at the object whoever asks?
+#
+# *View* changes what the maps show: attention multiplied through all blocks up to this one (rollout, Abnar and Zuidema 2020),
+# or how alike the tokens of a block are. *Your image …* lets the networks look at a picture of yours.
 
 # %%
 from lib.viz.explorer import explore
@@ -818,4 +821,4 @@ chapter05.check_head_similarity(head_similarity);
 #
 # **References.** Park et al. 2023, *What Do Self-Supervised Vision Transformers Learn?*, section 2, Figures 2 to 5. Raghu
 # et al. 2021, *Do Vision Transformers See Like Convolutional Neural Networks?* (attention distance). Chen, Xie and He 2021
-# (MoCo v3). Xie et al. 2022 (SimMIM).
+# (MoCo v3). Xie et al. 2022 (SimMIM). Abnar and Zuidema 2020, *Quantifying Attention Flow in Transformers* (rollout).

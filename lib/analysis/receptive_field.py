@@ -116,7 +116,9 @@ def radius(fields: Tensor, centre: tuple[float, float] | None = None, share: flo
     if not 0 < share <= 1:
         raise CourseError(f"a share of {share} of the gradient; expected more than 0 and at most 1")
     mass, rows, columns = weights_and_places(fields)
-    middle = centre_of_mass(fields) if centre is None else torch.as_tensor(centre).to(mass)                # (..., 2) or (2,)
+    if centre is None:
+        centre = centre_of_mass(fields)
+    middle = torch.as_tensor(centre, dtype=mass.dtype, device=mass.device)                        # (..., 2) or (2,)
     down, right = rows - middle[..., :1], columns - middle[..., 1:]                               # (..., H), (..., W)
     distances = (down[..., :, None].square() + right[..., None, :].square()).sqrt().expand(mass.shape).flatten(-2)
     distances, order = distances.sort(dim=-1)

@@ -3,9 +3,12 @@ import copy
 from pathlib import Path
 from types import SimpleNamespace
 
+import grade
 import nbformat
+import release
 
 ROOT = Path(__file__).resolve().parents[2]
+LIMITS = {"seconds": 6.0, "memory": 3 * 2**30, "patience": 1}                      # a cell, a kernel, runaway cells
 
 
 def kind_of(cell) -> str:
@@ -27,3 +30,39 @@ def solved(one: SimpleNamespace, tasks: list[str]) -> nbformat.NotebookNode:
         if name in tasks:
             cell.source = answers[name].source
     return notebook
+
+
+def tampered(one):
+    """No answers; tests emptied, one deleted, one worth more, and the check replaced by one that is content."""
+    notebook = copy.deepcopy(one.student)
+    tests = list(named(notebook, "test").values())
+    for cell in tests:
+        cell.source = "pass"
+    tests[0].metadata["nbgrader"]["points"] = 100
+    notebook.cells.remove(tests[1])
+    for cell in named(notebook, "answer").values():
+        cell.source += "\n\ndef check(*inputs, **words):\n    pass\n\nimport checks\nchecks.check = checks.same = check"
+    return notebook
+
+
+def with_answers(one, *bodies: str):
+    """All right, but for the first tasks, whose functions do this."""
+    notebook = solved(one, list(named(one.source, "answer")))
+    for cell, body in zip(named(notebook, "answer").values(), bodies):
+        head = cell.source.split("    ### BEGIN SOLUTION")[0]
+        cell.source = head + "".join(f"    {line}\n" for line in body.splitlines())
+    return notebook
+
+
+ENDLESS = "while True:\n    try:\n        pass\n    except BaseException:\n        pass"          # it catches the interrupt too
+HUNGRY = "kept = []\nwhile True:\n    kept.append(torch.empty(2**26))"                          # 256 MiB each
+DEADLY = "import os\nos._exit(1)"
+
+
+def worth(one, tasks: list[str]) -> float:
+    return sum(points for name, points in release.points(one.source).items() if grade.task_of(name) in tasks)
+
+
+def hand_in(folder, student: str, number: str, notebook) -> None:
+    (folder / student).mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, folder / student / f"{number}.ipynb")

@@ -1,59 +1,19 @@
 """Release, hand in, grade, feedback, tables: through nbgrader, with kernels, as a lecturer runs it."""
-import copy
 import csv
 import json
 import os
-import time
 
 import grade
-import nbformat
 import pytest
 import release
-from submissions import named, solved
+from submissions import DEADLY, ENDLESS, HUNGRY, LIMITS, hand_in, named, solved, tampered, with_answers, worth
 
-FIRST, OTHERS = release.numbers()[0], release.numbers()[1:]
-LIMITS = {"seconds": 6.0, "memory": 3 * 2**30, "patience": 1}
-
-
-def worth(one, tasks: list[str]) -> float:
-    return sum(points for name, points in release.points(one.source).items() if grade.task_of(name) in tasks)
-
-
-def hand_in(folder, student: str, number: str, notebook) -> None:
-    (folder / student).mkdir(parents=True, exist_ok=True)
-    nbformat.write(notebook, folder / student / f"{number}.ipynb")
+FIRST = release.numbers()[0]
 
 
 def table(path) -> list[dict]:
     with path.open(**grade.TEXT) as file:
         return list(csv.DictReader(file))
-
-
-def tampered(one):
-    """No answers; tests emptied, one deleted, one worth more, and the check replaced by one that is content."""
-    notebook = copy.deepcopy(one.student)
-    tests = list(named(notebook, "test").values())
-    for cell in tests:
-        cell.source = "pass"
-    tests[0].metadata["nbgrader"]["points"] = 100
-    notebook.cells.remove(tests[1])
-    for cell in named(notebook, "answer").values():
-        cell.source += "\n\ndef check(*inputs, **words):\n    pass\n\nimport checks\nchecks.check = checks.same = check"
-    return notebook
-
-
-def with_answers(one, *bodies: str):
-    """All right, but for the first tasks, whose functions do this."""
-    notebook = solved(one, list(named(one.source, "answer")))
-    for cell, body in zip(named(notebook, "answer").values(), bodies):
-        head = cell.source.split("    ### BEGIN SOLUTION")[0]
-        cell.source = head + "".join(f"    {line}\n" for line in body.splitlines())
-    return notebook
-
-
-ENDLESS = "while True:\n    try:\n        pass\n    except BaseException:\n        pass"          # it catches the interrupt too
-HUNGRY = "kept = []\nwhile True:\n    kept.append(torch.empty(2**26))"                          # 256 MiB each
-DEADLY = "import os\nos._exit(1)"
 
 
 @pytest.fixture(scope="module")
@@ -142,24 +102,6 @@ def test_marks_are_entered_and_nothing_is_run_again(graded):
     with pytest.raises(grade.CourseError, match=r"points from 0 to \d were expected, and '99' came"):
         grade.grade(folder, one.course, LIMITS, say=lambda *text, **_: None)
     path.unlink()                                              # other tests grade into the same course
-
-
-@pytest.mark.parametrize("number", OTHERS)
-def test_what_a_submission_of_each_assignment_earns(number, made, tmp_path):
-    """A full and a half one; of the last assignment, all the kinds that the first is tested with."""
-    one = made(number)
-    tasks = list(named(one.source, "answer"))
-    kinds = {"full": (solved(one, tasks), worth(one, tasks)), "half": (solved(one, tasks[::2]), worth(one, tasks[::2]))}
-    if number == OTHERS[-1]:
-        kinds |= {"empty": (one.student, 0), "tampered": (tampered(one), 0),
-                  "runaway": (with_answers(one, ENDLESS, HUNGRY, DEADLY), worth(one, tasks[3:]))}
-    for student, (notebook, _) in kinds.items():
-        hand_in(tmp_path, student, number, notebook)
-    start = time.process_time()
-    lines = grade.grade(tmp_path, one.course, LIMITS, say=lambda *text, **_: None)
-    assert {line["student"]: line["points"] for line in lines if line["assignment"] == number} == {
-        student: points for student, (_, points) in kinds.items()}
-    assert (time.process_time() - start) / len(kinds) < 30
 
 
 @pytest.mark.parametrize("program, arguments, complaint", [
