@@ -89,6 +89,7 @@ def open_lab(browser, tmp_path):
         page.goto(f"{address}lab/tree/trial.ipynb?token=trial", timeout=120_000)
         page.locator(".jp-CodeCell .cm-content").first.click(timeout=120_000)
         page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", state="attached", timeout=120_000)
+        page.locator(".jp-CodeCell .cm-content").first.click()                     # a notebook drawn anew has lost the focus
         return page
 
     yield open_notebook
