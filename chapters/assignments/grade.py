@@ -29,6 +29,7 @@ sys.path[:0] = [str(HERE)]
 import release  # noqa: E402
 
 from lib.errors import CourseError  # noqa: E402
+from lib.training.checkpoint import write_atomically  # noqa: E402
 
 LARGEST = 20 * 2**20                                           # bytes of a notebook that is read
 MARKS = ["assignment", "student", "question", "points", "of", "comment", "answer"]
@@ -36,10 +37,13 @@ TEXT = {"encoding": "utf-8-sig", "newline": ""}                # so that spreads
 
 
 def find(folder: Path) -> tuple[dict[tuple[str, str], Path], list[str]]:
-    """{(student, assignment): notebook}, and a line for each notebook that is left out. Of several the newest counts."""
+    """{(student, assignment): notebook}, and a line for each notebook that is left out. Of several the newest counts.
+
+    Raises CourseError if there is no such folder, or two students would get one name.
+    """
     if not folder.is_dir():
         raise CourseError(f"{folder} is not a folder. It should hold a folder for each student, with their notebooks")
-    found, left = {}, []
+    found, left, folders = {}, [], {}
     for path in sorted(folder.rglob("*.ipynb")):
         inside = path.relative_to(folder)
         number = re.match(r"(\d\d)(?!\d)", path.name)
@@ -55,6 +59,10 @@ def find(folder: Path) -> tuple[dict[tuple[str, str], Path], list[str]]:
             left.append(f"{inside}: {path.stat().st_size / 2**20:.0f} MiB are more than a notebook should have")
         else:
             key = re.sub(r"[^\w.-]", "_", inside.parts[0]), number[1]
+            other = folders.setdefault(key[0], inside.parts[0])
+            if other != inside.parts[0]:
+                raise CourseError(f"the folders {other!r} and {inside.parts[0]!r} would both be the student {key[0]}; rename "
+                                  "one. Names keep letters, digits, '.', '-' and '_' only")
             if key in found:
                 older, path = sorted((found[key], path), key=lambda p: p.stat().st_mtime)
                 left.append(f"{older.relative_to(folder)}: {path.name} is newer")
@@ -73,11 +81,21 @@ def collect(path: Path, student: str, number: str, course: Path) -> tuple[Path, 
     try:
         notebook = nbformat.read(place / f"{number}.ipynb", as_version=4)
         nbformat.validate(notebook)
+        came = cells_of(notebook)
     except Exception as error:                                 # whatever a file may hold
         return place, f"not a notebook ({type(error).__name__})"
-    if not any("nbgrader" in cell.metadata for cell in notebook.cells):
-        return place, "none of its cells is one of the assignment's; was it copied into a new notebook?"
+    if not came:
+        return place, "none of its cells is one of an assignment; was it copied into a new notebook?"
+    if not came & cells_of(release.instructor(number)):
+        others = [other for other in release.numbers() if came & cells_of(release.instructor(other))]
+        return place, f"its name says {number}, its cells are those of {' or '.join(others) or 'no assignment'}; rename it"
     return place, None
+
+
+def cells_of(notebook) -> set[str]:
+    """The names of an assignment's answers and tests that are in a notebook."""
+    graded = (cell.metadata.get("nbgrader", {}) for cell in notebook.cells if cell.cell_type == "code")
+    return {one["grade_id"] for one in graded if "grade_id" in one and (one.get("solution") or one.get("grade"))}
 
 
 def fingerprint(place: Path, instructor: Path) -> str:
@@ -90,6 +108,7 @@ def grade(submissions: Path, course: Path, limits: dict | None = None, due: dict
           force: bool = False, say=print) -> list[dict]:
     """Everything, from a folder of submissions to the tables; -> the lines of grades.csv."""
     found, left = find(submissions)
+    read_marks(course / "marks.csv")                           # if it cannot be read, better now than after an hour
     for line in left:
         say(f"left out: {line}")
     if not found:
@@ -140,6 +159,8 @@ def gradebook(api):
 def set_due(api, due: dict[str, str]) -> None:
     with gradebook(api) as book:
         for number, when in due.items():
+            if number not in release.numbers():
+                raise CourseError(f'--due "{number}={when}": no assignment {number!r}; there are: {", ".join(release.numbers())}')
             try:
                 datetime.fromisoformat(when)
             except ValueError:
@@ -169,8 +190,11 @@ def answer_in(course: Path, number: str, student: str, question: str) -> str:
 def read_marks(path: Path) -> dict[tuple[str, str, str], dict]:
     if not path.exists():
         return {}
-    with path.open(**TEXT) as file:
-        lines = list(csv.DictReader(file, dialect=dialect(file)))
+    try:
+        with path.open(**TEXT) as file:
+            lines = list(csv.DictReader(file, dialect=dialect(file), restval=""))
+    except UnicodeDecodeError:
+        raise CourseError(f"{path} is not in UTF-8. Save it again as 'CSV UTF-8', or the comments lose their umlauts") from None
     if lines and not set(MARKS) <= lines[0].keys():
         raise CourseError(f"{path}: the columns {', '.join(MARKS)} were expected, and {', '.join(map(str, lines[0]))} came. "
                           "Delete the file to begin anew")
@@ -220,10 +244,13 @@ def write_marks(course: Path, book) -> None:
 # -------------------------------------------------------------------------------------------------------------- tables
 
 def write(path: Path, names: list[str], lines: list[dict]) -> None:
-    with path.open("w", **TEXT) as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows(lines)
+    def write_to(temporary: Path) -> None:
+        with temporary.open("w", **TEXT) as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(lines)
+
+    write_atomically(path, write_to)
 
 
 def task_of(name: str) -> str:
@@ -276,7 +303,7 @@ def main(arguments: list[str] | None = None) -> int:
         due = dict(text.split("=", 1) if "=" in text else (text, "") for text in options.due)
         limits = {"seconds": options.seconds, "memory": int(options.memory * 2**30)}
         lines = grade(options.submissions, options.course.resolve(), limits, due, options.force)
-    except CourseError as error:
+    except (CourseError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     for line in lines:

@@ -186,13 +186,14 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         for number in options.numbers:
             if number not in numbers():
-                raise CourseError(f"no assignment {number!r}; there are: {', '.join(numbers())}")
+                meant = f" (did you mean {number.zfill(2)}?)" if number.zfill(2) in numbers() else ""
+                raise CourseError(f"no assignment {number!r}{meant}; there are: {', '.join(numbers())}")
         for number in options.numbers or numbers():
             start = time.perf_counter()
             folder = release(number, options.course.resolve())
             total = sum(points(instructor(number)).values())
             print(f"{folder}: {total:g} points, {time.perf_counter() - start:.1f} s")
-    except CourseError as error:
+    except (CourseError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

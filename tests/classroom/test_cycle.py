@@ -4,6 +4,7 @@ import json
 import os
 
 import grade
+import nbformat
 import pytest
 import release
 from submissions import DEADLY, ENDLESS, HUNGRY, LIMITS, hand_in, named, solved, tampered, with_answers, worth
@@ -31,6 +32,7 @@ def graded(made, tmp_path_factory):
     (folder / "broken").mkdir()
     (folder / "broken" / f"{FIRST}.ipynb").write_text("{")
     (folder / "stray.ipynb").write_text("{}")
+    hand_in(folder, "mistaken", FIRST, release.instructor(release.numbers()[1]))
     said = []
     lines = grade.grade(folder, one.course, LIMITS, {FIRST: "2026-10-05 18:00"},
                         say=lambda *text, **_: said.append(" ".join(text)))
@@ -44,9 +46,9 @@ def test_each_submission_earns_what_it_should(graded):
     rest = worth(one, tasks[1:])
     assert {name: line["points"] for name, line in lines.items()} == {
         "full": worth(one, tasks), "half": worth(one, tasks[:2]), "empty": 0, "tampered": 0, "endless": rest,
-        "hungry": worth(one, tasks[2:]), "broken": 0}
+        "hungry": worth(one, tasks[2:]), "broken": 0, "mistaken": 0}
     assert {name for name, line in lines.items() if line["to mark"] == worth(one, [question])} == {"full"}
-    assert {line["of"] for name, line in lines.items() if name != "broken"} == {sum(release.points(one.source).values())}
+    assert {line["of"] for name, line in lines.items() if name not in ("broken", "mistaken")} == {sum(release.points(one.source).values())}
     assert lines["broken"]["state"].startswith("not a notebook") and lines["full"]["state"] == "marks are missing"
 
 
@@ -59,6 +61,8 @@ def test_what_cannot_be_graded_is_said(graded):
     said = "\n".join(graded[3])
     assert "left out: stray.ipynb: not in a folder named as its student" in said
     assert f"broken, assignment {FIRST}: " in said and "not a notebook" in said
+    assert graded[0]["mistaken"]["state"] == (
+        f"its name says {FIRST}, its cells are those of {release.numbers()[1]}; rename it")
 
 
 def test_the_tables_add_up(graded):
@@ -96,24 +100,42 @@ def test_marks_are_entered_and_nothing_is_run_again(graded):
              grade.grade(folder, one.course, LIMITS, say=lambda *text, **_: said.append(" ".join(text)))}
     assert again["full"]["points"] == lines["full"]["points"] + 1.5 and again["full"]["state"] == "done"
     assert "What about (b)?" in feedback(one, "full")
-    assert [text for text in said if "assignment" in text and "broken" not in text] == []
+    assert [text for text in said if "assignment" in text and not text.startswith(("broken", "mistaken"))] == []
     marks[0]["points"] = "99"
     grade.write(path, grade.MARKS, marks)
     with pytest.raises(grade.CourseError, match=r"points from 0 to \d were expected, and '99' came"):
+        grade.grade(folder, one.course, LIMITS, say=lambda *text, **_: None)
+    path.write_bytes(path.read_text(**{"encoding": "utf-8-sig"}).replace("What about", "Für").encode("cp1252"))
+    with pytest.raises(grade.CourseError, match="marks.csv is not in UTF-8"):
         grade.grade(folder, one.course, LIMITS, say=lambda *text, **_: None)
     path.unlink()                                              # other tests grade into the same course
 
 
 @pytest.mark.parametrize("program, arguments, complaint", [
     (grade, ["nowhere"], "nowhere is not a folder"),
-    (grade, [".", "--due", "01=soon"], "no submission in ."),
+    (grade, ["three", "--due", "01=soon"], "no submission in three"),
+    (grade, ["one", "--due", "77=2026-10-05"], "no assignment '77'; there are: 01"),
+    (grade, ["one", "--due", "01=soon"], '--due "01=soon": a date was expected'),
+    (grade, ["two"], "'a b' and 'a_b' would both be the student a_b; rename one"),
     (release, ["77"], "no assignment '77'; there are: 01"),
+    (release, ["4"], "no assignment '4' (did you mean 04?)"),
 ])
-def test_a_mistyped_command_gets_one_line(program, arguments, complaint, tmp_path, monkeypatch, capsys):
+def test_a_mistyped_command_gets_one_line(program, arguments, complaint, tmp_path, monkeypatch, capsys, made):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "three").mkdir()
+    for name in ("one/anna", "two/a b", "two/a_b"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / f"{FIRST}.ipynb").write_text("{}")
+    (tmp_path / "course/release" / FIRST).mkdir(parents=True)       # as if it had been made
     assert program.main([*arguments, "--course", "course"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and complaint in error and error.count("\n") == 1
+
+
+def test_lines_that_a_spreadsheet_cut_short_are_read(tmp_path):
+    path = tmp_path / "marks.csv"
+    path.write_text(";".join(grade.MARKS) + "\n1;anna;why\n", encoding="utf-8")
+    assert grade.read_marks(path)["01", "anna", "why"]["points"] == ""
 
 
 def test_which_notebooks_are_found(tmp_path):
