@@ -160,7 +160,8 @@ def set_due(api, due: dict[str, str]) -> None:
     with gradebook(api) as book:
         for number, when in due.items():
             if number not in release.numbers():
-                raise CourseError(f'--due "{number}={when}": no assignment {number!r}; there are: {", ".join(release.numbers())}')
+                raise CourseError(f'--due "{number}={when}": no assignment {number!r}; there are: '
+                                  + ", ".join(release.numbers()))
             try:
                 datetime.fromisoformat(when)
             except ValueError:
