@@ -20,6 +20,7 @@ PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "
 OUT_OF_MEMORY = re.compile(r"MemoryError|can't allocate memory|not enough memory|bad_alloc|Cannot allocate memory")
 
 RESTORE = "import sys; sys.modules.pop('checks', None); from checks import check, same"
+NO_EXIT = "get_ipython().ask_exit = lambda: None"            # exit() in a cell would end the kernel behind it
 
 
 class Confined(Execute):
@@ -46,6 +47,11 @@ class Confined(Execute):
         environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         environment |= {"HOME": self.home, "OMP_NUM_THREADS": "1", "NBGRADER_EXECUTION": "autograde", "MPLBACKEND": "agg"}
         run_sync(self.async_start_new_kernel)(env=environment, preexec_fn=self.set_limits, **kwargs)
+
+    def start_new_kernel_client(self, **kwargs):
+        client = super().start_new_kernel_client(**kwargs)
+        self.kc.execute(NO_EXIT, silent=True, store_history=False)
+        return client
 
     def set_limits(self):
         """In the new process, before Python starts."""
@@ -118,12 +124,12 @@ class Confined(Execute):
 
 
 class HideTests(NbGraderPreprocessor):
-    """For the feedback: take out the hidden tests, and of their errors keep the last line alone."""
+    """For the feedback: take out the hidden tests and what they print, and of their errors keep the last line alone."""
 
     def preprocess_cell(self, cell, resources, cell_index):
-        if is_grade(cell) and "BEGIN HIDDEN TESTS" in cell.source:
+        if is_grade(cell) and "BEGIN HIDDEN TESTS" in cell.source and cell.cell_type == "code":
             cell.source = re.sub(r"[^\n]*BEGIN HIDDEN TESTS.*?END HIDDEN TESTS[^\n]*\n?", "", cell.source, flags=re.DOTALL)
-            for output in cell.get("outputs", []):
-                if output.output_type == "error":
-                    output.traceback = [f"{output.ename}: {output.evalue}"]
+            cell.outputs = [output for output in cell.outputs if output.output_type == "error"]
+            for output in cell.outputs:
+                output.traceback = [f"{output.ename}: {output.evalue}"]
         return cell, resources

@@ -148,7 +148,7 @@ def course_api(course: Path, extra: dict | None = None):
 
 def reason(result: dict) -> str:
     """The line of nbgrader's log that says what went wrong."""
-    lines = [line.strip() for line in (result.get("log") or result.get("error") or "").splitlines()]
+    lines = [line.strip() for text in (result.get("error"), result.get("log")) for line in (text or "").splitlines()]
     return next((line for line in reversed(lines) if re.match(r"[\w.]+(Error|Exception)\b", line)), "no reason given")
 
 
@@ -193,8 +193,11 @@ def main(arguments: list[str] | None = None) -> int:
             folder = release(number, options.course.resolve())
             total = sum(points(instructor(number)).values())
             print(f"{folder}: {total:g} points, {time.perf_counter() - start:.1f} s")
-    except (CourseError, OSError) as error:
+    except CourseError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
     return 0
 

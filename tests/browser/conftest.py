@@ -4,12 +4,11 @@ import os
 import shutil
 import subprocess
 import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import nbformat
 import pytest
+from jupyter_lab import ask, wait_for_server
 
 
 @pytest.fixture(scope="session")
@@ -60,33 +59,46 @@ def open_page(browser):
     assert all(url.startswith(("file:", "blob:", "data:")) for url in requests), requests
 
 
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory):
+    """A JupyterLab: (its folder, its address). It ends with the tests."""
+    folder = tmp_path_factory.mktemp("lab")
+    environment = os.environ | {name: str(folder / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR",
+                                                                      "JUPYTERLAB_SETTINGS_DIR")}
+    with open(folder / "server.log", "w") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--port=0", "--ServerApp.port_retries=0",
+             "--IdentityProvider.token=trial", f"--ServerApp.root_dir={folder}", "--ServerApp.use_redirect_file=False",
+             "--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"],
+            cwd=folder, env=environment | {"OMP_NUM_THREADS": "1"}, stdout=log, stderr=log)
+    yield folder, wait_for_server(folder, server)
+    server.terminate()
+    server.wait(timeout=30)
+
+
 @pytest.fixture
-def open_lab(browser, tmp_path):
+def open_lab(browser, lab, tmp_path):
     """open_lab(sources) -> a page of JupyterLab, on a new notebook with a code cell for each source, the first one in focus.
 
-    The server ends with the test, and its kernels with it. Nothing may be complained about that is not JupyterLab's own.
+    The kernel works in tmp_path and ends with the test. Nothing may be complained about that is not JupyterLab's own.
+    theme: "JupyterLab Dark", say.
     """
-    started, contexts, complaints = [], [], []
+    (folder, address), contexts, complaints = lab, [], []
+    themes = folder / "JUPYTERLAB_SETTINGS_DIR/@jupyterlab/apputils-extension/themes.jupyterlab-settings"
 
-    def open_notebook(sources):
-        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
+    def open_notebook(sources, theme="JupyterLab Light"):
+        themes.parent.mkdir(parents=True, exist_ok=True)
+        themes.write_text(json.dumps({"theme": theme}))
+        first = f"import os; os.chdir({str(tmp_path)!r})\n"
+        cells = [nbformat.v4.new_code_cell(source if n else first + source) for n, source in enumerate(sources)]
+        notebook = nbformat.v4.new_notebook(cells=cells)
         notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3"}           # else Lab asks for one
-        nbformat.write(notebook, tmp_path / "trial.ipynb")
-        environment = os.environ | {name: str(tmp_path / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR",
-                                                                            "JUPYTERLAB_SETTINGS_DIR")}
-        with open(tmp_path / "server.log", "w") as log:
-            server = subprocess.Popen(
-                [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--port=0", "--ServerApp.port_retries=0",
-                 "--IdentityProvider.token=trial", f"--ServerApp.root_dir={tmp_path}", "--ServerApp.use_redirect_file=False",
-                 "--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"],
-                cwd=tmp_path, env=environment | {"OMP_NUM_THREADS": "1"}, stdout=log, stderr=log)
-        started.append(server)
-        address = wait_for_server(tmp_path, server)
+        nbformat.write(notebook, folder / f"{tmp_path.name}.ipynb")
         context = browser.new_context(viewport={"width": 1300, "height": 1000})
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.goto(f"{address}lab/tree/trial.ipynb?token=trial", timeout=120_000)
+        page.goto(f"{address}lab/workspaces/{tmp_path.name}/tree/{tmp_path.name}.ipynb?token=trial", timeout=120_000)
         page.locator(".jp-CodeCell .cm-content").first.click(timeout=120_000)
         page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", state="attached", timeout=120_000)
         page.locator(".jp-CodeCell .cm-content").first.click()                     # a notebook drawn anew has lost the focus
@@ -95,22 +107,6 @@ def open_lab(browser, tmp_path):
     yield open_notebook
     for context in contexts:
         context.close()
-    for server in started:
-        server.terminate()
-        server.wait(timeout=30)
+    for session in ask(f"{address}api/sessions"):
+        ask(f"{address}api/sessions/{session['id']}", "DELETE")
     assert complaints == []
-
-
-def wait_for_server(folder, server, seconds=120) -> str:
-    """The address of a JupyterLab that was started, once it answers."""
-    for _ in range(10 * seconds):
-        for file in (folder / "JUPYTER_RUNTIME_DIR").glob("jpserver-*.json"):
-            try:
-                address = json.loads(file.read_text())["url"]
-                with urllib.request.urlopen(f"{address}api/status?token=trial", timeout=5):
-                    return address
-            except (ValueError, OSError):
-                pass
-        assert server.poll() is None, (folder / "server.log").read_text()
-        time.sleep(0.1)
-    raise AssertionError((folder / "server.log").read_text())

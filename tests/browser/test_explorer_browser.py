@@ -6,6 +6,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from jupyter_lab import run_cell
 from PIL import Image
 
 from lib.analysis.rollout import token_cosines
@@ -366,10 +367,7 @@ OWN = [
 
 
 def test_in_jupyterlabs_dark_theme_the_models_look_at_an_image_of_ones_own(open_lab, tmp_path, screenshots):
-    themes = tmp_path / "JUPYTERLAB_SETTINGS_DIR" / "@jupyterlab" / "apputils-extension"         # where open_lab keeps settings
-    themes.mkdir(parents=True)
-    (themes / "themes.jupyterlab-settings").write_text('{"theme": "JupyterLab Dark"}')
-    page = open_lab(OWN)
+    page = open_lab(OWN, theme="JupyterLab Dark")
     page.keyboard.press("Shift+Enter")
     page.wait_for_selector(".explorer[data-ready=yes]", timeout=120_000)
     assert page.locator("body").get_attribute("data-jp-theme-light") == "false"
@@ -402,8 +400,3 @@ def test_in_jupyterlabs_dark_theme_the_models_look_at_an_image_of_ones_own(open_
         page.keyboard.press("Shift+Tab"), page.keyboard.press("Tab")             # a ring is for who comes by keyboard
         assert min(page.evaluate(CONTRAST, [[".explorer :focus-visible"], "outlineColor"])) >= 3
     page.screenshot(path=screenshots / "explorer-lab-dark.png")
-
-
-def run_cell(page, n):
-    page.locator(".jp-CodeCell .cm-content").nth(n).click()
-    page.keyboard.press("Control+Enter")

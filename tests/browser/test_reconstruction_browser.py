@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pytest
+from jupyter_lab import run_cell
 from PIL import Image
 
 CELLS = [
@@ -30,10 +31,6 @@ def patches_that_differ(one, other):
     return [4 * row + column for row in range(4) for column in range(4)
             if (abs(one - other)[row * step + 20:(row + 1) * step - 20, column * step + 20:(column + 1) * step - 20] > 2).any()]
 
-
-def run_cell(page, n):
-    page.locator(".jp-CodeCell .cm-content").nth(n).click()
-    page.keyboard.press("Control+Enter")
 
 
 def report(page):

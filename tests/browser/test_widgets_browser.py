@@ -1,5 +1,6 @@
 """Frames and monitor as a person uses them, in a real browser: from a file, and both in one JupyterLab."""
 import torch
+from jupyter_lab import run_cell
 from PIL import Image
 
 from lib.viz.frames import Frames
@@ -85,10 +86,3 @@ def test_in_jupyterlab_a_run_is_watched_and_stopped(open_lab, screenshots):
     run_cell(page, 5, "set to: {'a': '0.5', 'b': '0.4'} sum 0.9")
     run_cell(page, 6)
     page.wait_for_selector(".frames[data-number='2']", timeout=60_000)
-
-
-def run_cell(page, n, prints=None):
-    page.locator(".jp-CodeCell .cm-content").nth(n).click()
-    page.keyboard.press("Control+Enter")
-    if prints:
-        page.wait_for_selector(f"text={prints}", timeout=60_000)

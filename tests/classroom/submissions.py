@@ -45,6 +45,21 @@ def tampered(one):
     return notebook
 
 
+def messy(notebook):
+    """Right answers, after an evening with the mouse: a cell copied, tests deleted and swapped, a name lost, exit()."""
+    notebook = copy.deepcopy(notebook)
+    (first, cell), (_, second), (_, third), *_ = named(notebook, "answer").items()
+    tests = [test for name, test in named(notebook, "test").items() if grade.task_of(name) == first]
+    again = copy.deepcopy(cell)
+    again.id = "again"
+    notebook.cells.insert(notebook.cells.index(cell) + 1, again)
+    notebook.cells.remove(tests[-1])
+    second.metadata = {}
+    third.source = "%pip install nothing-at-all\n" + third.source + "\nexit()"
+    notebook.metadata = {"kernelspec": {"name": "ir", "display_name": "R", "language": "R"}}
+    return notebook
+
+
 def with_answers(one, *bodies: str):
     """All right, but for the first tasks, whose functions do this."""
     notebook = solved(one, list(named(one.source, "answer")))

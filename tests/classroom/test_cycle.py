@@ -4,9 +4,12 @@ import json
 import os
 
 import grade
+import handed_in
+import nbformat
 import pytest
 import release
-from submissions import DEADLY, ENDLESS, HUNGRY, LIMITS, hand_in, named, solved, tampered, with_answers, worth
+from marks import MARKS
+from submissions import DEADLY, ENDLESS, HUNGRY, LIMITS, hand_in, messy, named, solved, tampered, with_answers, worth
 
 FIRST = release.numbers()[0]
 
@@ -31,7 +34,8 @@ def graded(made, tmp_path_factory):
     (folder / "broken").mkdir()
     (folder / "broken" / f"{FIRST}.ipynb").write_text("{")
     (folder / "stray.ipynb").write_text("{}")
-    hand_in(folder, "mistaken", FIRST, release.instructor(release.numbers()[1]))
+    hand_in(folder, "messy", "my answers (2)", messy(solved(one, tasks)))
+    (folder / "messy/timestamp.txt").write_text("gestern Abend")
     said = []
     lines = grade.grade(folder, one.course, LIMITS, {FIRST: "2026-10-05 18:00"},
                         say=lambda *text, **_: said.append(" ".join(text)))
@@ -45,9 +49,10 @@ def test_each_submission_earns_what_it_should(graded):
     rest = worth(one, tasks[1:])
     assert {name: line["points"] for name, line in lines.items()} == {
         "full": worth(one, tasks), "half": worth(one, tasks[:2]), "empty": 0, "tampered": 0, "endless": rest,
-        "hungry": worth(one, tasks[2:]), "broken": 0, "mistaken": 0}
+        "hungry": worth(one, tasks[2:]), "broken": 0,
+        "messy": worth(one, tasks)}
     assert {name for name, line in lines.items() if line["to mark"] == worth(one, [question])} == {"full"}
-    graded_ones = {line["of"] for name, line in lines.items() if name not in ("broken", "mistaken")}
+    graded_ones = {line["of"] for name, line in lines.items() if name != "broken"}
     assert graded_ones == {sum(release.points(one.source).values())}
     assert lines["broken"]["state"].startswith("not a notebook") and lines["full"]["state"] == "marks are missing"
 
@@ -61,8 +66,7 @@ def test_what_cannot_be_graded_is_said(graded):
     said = "\n".join(graded[3])
     assert "left out: stray.ipynb: not in a folder named as its student" in said
     assert f"broken, assignment {FIRST}: " in said and "not a notebook" in said
-    assert graded[0]["mistaken"]["state"] == (
-        f"its name says {FIRST}, its cells are those of {release.numbers()[1]}; rename it")
+    assert "timestamp.txt says 'gestern Abend', a time such as" in graded[0]["messy"]["state"]
 
 
 def test_the_tables_add_up(graded):
@@ -94,15 +98,15 @@ def test_marks_are_entered_and_nothing_is_run_again(graded):
     assert [(line["student"], line["question"], line["points"]) for line in marks] == [("full", question, "")]
     assert "Model answer" in marks[0]["answer"]
     marks[0] |= {"points": "1,5", "comment": "What about (b)?"}
-    grade.write(path, grade.MARKS, marks)
+    grade.write(path, MARKS, marks)
     said = []
     again = {line["student"]: line for line in
              grade.grade(folder, one.course, LIMITS, say=lambda *text, **_: said.append(" ".join(text)))}
     assert again["full"]["points"] == lines["full"]["points"] + 1.5 and again["full"]["state"] == "done"
     assert "What about (b)?" in feedback(one, "full")
-    assert [text for text in said if "assignment" in text and not text.startswith(("broken", "mistaken"))] == []
+    assert [text for text in said if "assignment" in text and not text.startswith("broken")] == []
     marks[0]["points"] = "99"
-    grade.write(path, grade.MARKS, marks)
+    grade.write(path, MARKS, marks)
     with pytest.raises(grade.CourseError, match=r"points from 0 to \d were expected, and '99' came"):
         grade.grade(folder, one.course, LIMITS, say=lambda *text, **_: None)
     path.write_bytes(path.read_text(encoding="utf-8-sig").replace("What about", "Für").encode("cp1252"))
@@ -134,20 +138,62 @@ def test_a_mistyped_command_gets_one_line(program, arguments, complaint, tmp_pat
 
 def test_lines_that_a_spreadsheet_cut_short_are_read(tmp_path):
     path = tmp_path / "marks.csv"
-    path.write_text(";".join(grade.MARKS) + "\n1;anna;why\n", encoding="utf-8")
+    path.write_text(";".join(MARKS) + "\n1;anna;why\n", encoding="utf-8")
     assert grade.read_marks(path)["01", "anna", "why"]["points"] == ""
 
 
 def test_which_notebooks_are_found(tmp_path):
-    for name in ("anna/01.ipynb", "bert b/late/01 (2).ipynb", "carl/essay.ipynb", "dora/.ipynb_checkpoints/01-checkpoint.ipynb",
+    for name in ("anna/01.ipynb", "bert b/late/01 (2).IPYNB", "carl/essay.ipynb", "dora/.ipynb_checkpoints/01-checkpoint.ipynb",
                  "emil/011.ipynb", "fritz/01.ipynb", "fritz/old/01.ipynb"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(json.dumps({}))
     os.utime(tmp_path / "fritz/old/01.ipynb", (0, 0))
     (tmp_path / "gerd").mkdir()
     (tmp_path / "gerd/01.ipynb").symlink_to(tmp_path / "anna/01.ipynb")
-    found, left = grade.find(tmp_path)
+    hand_in(tmp_path, "hanna", "01", release.instructor("03"))                                  # the name is wrong
+    found, left = handed_in.find(tmp_path, tmp_path / "course")
     assert {key: str(path.relative_to(tmp_path)) for key, path in found.items()} == {
-        ("anna", "01"): "anna/01.ipynb", ("bert_b", "01"): "bert b/late/01 (2).ipynb", ("fritz", "01"): "fritz/01.ipynb"}
+        ("anna", "01"): "anna/01.ipynb", ("bert_b", "01"): "bert b/late/01 (2).IPYNB", ("fritz", "01"): "fritz/01.ipynb",
+        ("hanna", "03"): "hanna/01.ipynb"}
     assert [line.split(":")[0] for line in left] == [
         "carl/essay.ipynb", "emil/011.ipynb", "fritz/old/01.ipynb", "gerd/01.ipynb"]
+    (tmp_path / "ines").mkdir()
+    assert "ines: no notebook in this folder" in handed_in.find(tmp_path, tmp_path / "course")[1]
+    with pytest.raises(grade.CourseError, match="where the course keeps its own files"):
+        handed_in.find(tmp_path / "anna", tmp_path / "anna")
+
+
+@pytest.mark.parametrize("text, utc", [
+    ("2026-10-06 09:30:00 UTC", "2026-10-06 09:30"), ("2026-10-06 09:30", "2026-10-06 09:30"),
+    ("2026-10-06 09:30:00.250000 Europe/Berlin", "2026-10-06 07:30"), ("2026-10-06 09:30:00 +0200", "2026-10-06 07:30"),
+    ("06.10.2026 09:30", None), ("2026-10-06 09:30:00 CEST", None), ("2026-13-06 09:30", None), ("", None)])
+def test_when_it_was_handed_in(text, utc):
+    when = handed_in.moment(text)
+    assert (when and when.strftime("%Y-%m-%d %H:%M")) == utc
+
+
+def test_the_notebook_that_is_graded_keeps_its_order_and_what_was_added():
+    def code(source, name=None, **kind):
+        return nbformat.v4.new_code_cell(source, metadata={"nbgrader": {"grade_id": name, **kind}} if name else {})
+
+    out = nbformat.v4.new_notebook(cells=[code("def f(): stub", "f", solution=True), code("test f", "f-1", grade=True),
+                                          code("def g(): stub", "g", solution=True), code("test g", "g-1", grade=True)])
+    came = nbformat.v4.new_notebook(cells=[
+        code("import mine"), code("def g(): 2"), code("def f(): 1", "f", solution=True),
+        code("def f(): again", "f", solution=True), code("!pip install x\nhelp_me()"), code("nonsense", "other"),
+        code("changed", "g-1")])
+    made = handed_in.assemble(came, out)
+    assert [cell.source for cell in made.cells] == [
+        "import mine", "def f(): 1", "def f(): again", "pass  # not run here: !pip install x\nhelp_me()", "nonsense", "test f",
+        "def g(): 2", "changed"]
+    assert [handed_in.name_of(cell) for cell in made.cells] == [None, "f", None, None, None, "f-1", "g", "g-1"]
+
+
+def test_marks_say_what_cannot_be_entered(tmp_path):
+    path = tmp_path / "marks.csv"
+    head = ",".join(MARKS)
+    for lines, complaint in (("1,anna,why,2,3,,x\n01,anna,why,1,3,,x", "two lines for 01, anna, why"),
+                             ("01,anna,why,nan,3,,x", "points from 0 to 3 were expected, and 'nan' came")):
+        path.write_text(f"{head}\n{lines}\n", encoding="utf-8")
+        with pytest.raises(grade.CourseError, match=complaint):
+            grade.read_marks(path)

@@ -12,10 +12,11 @@
 # | 4 | `average_distance`: how far away is the nearest hint? | 5 | 25 |
 # | 5 | an open question | 3 | 10 |
 #
-# Write between the lines where it says `raise NotImplementedError`, and leave the names and arguments as they are. The cell
-# below each task checks your answer and names the usual mistakes. Other tests, with other shapes and numbers, run when
-# you have handed in; each earns its points alone, so an answer that is right for some cases earns some. Before you hand in:
-# *Kernel → Restart Kernel and Run All Cells*.
+# Replace each `raise NotImplementedError` by your answer, and leave the names and arguments as they are. The cell below each task
+# checks your answer and names the usual mistakes (`checks.py` and `checks.json` lie beside this notebook for that). Other tests,
+# with other shapes and numbers, run when you have handed in; each earns its points alone, so an answer that is right for some
+# cases earns some. *Run All* stops at the first task that is not done; the cells of the others can be run one by one. Before
+# you hand in this notebook: *Kernel → Restart Kernel and Run All Cells*.
 
 # %%
 import torch
@@ -106,7 +107,7 @@ same(reconstruction_loss(a.clone(), b.clone(), uneven.clone()), sum(each) / 3, "
 ### END HIDDEN TESTS
 
 # %% nbgrader={"test": "reconstruction_loss-4", "points": 1}
-# Hidden: what is said of visible patches does not matter, even if it is not a number.
+# Hidden: what is said of visible patches does not matter, however wrong it is.
 ### BEGIN HIDDEN TESTS
 wild = torch.where(uneven[..., None], a, 1e6)
 same(reconstruction_loss(wild, b.clone(), uneven.clone()), sum(each) / 3, "when visible patches are a million off")

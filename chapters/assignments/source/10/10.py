@@ -11,10 +11,11 @@
 # | 4 | `kept_neighbours`: what does fine-tuning leave as it was? | 5 | 20 |
 # | 5 | an open question | 3 | 15 |
 #
-# Write between the lines where it says `raise NotImplementedError`, and leave the names and arguments as they are. The cell
-# below each task checks your answer and names the usual mistakes. Other tests, with other shapes and numbers, run when
-# you have handed in; each earns its points alone, so an answer that is right for some cases earns some. Before you hand in:
-# *Kernel → Restart Kernel and Run All Cells*.
+# Replace each `raise NotImplementedError` by your answer, and leave the names and arguments as they are. The cell below each task
+# checks your answer and names the usual mistakes (`checks.py` and `checks.json` lie beside this notebook for that). Other tests,
+# with other shapes and numbers, run when you have handed in; each earns its points alone, so an answer that is right for some
+# cases earns some. *Run All* stops at the first task that is not done; the cells of the others can be run one by one. Before
+# you hand in this notebook: *Kernel → Restart Kernel and Run All Cells*.
 
 # %%
 import torch

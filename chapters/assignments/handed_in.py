@@ -1,0 +1,167 @@
+"""What students hand in: found in a folder, and put into the form that can be graded.
+
+Students delete cells, copy them, rename the file. So what is graded is the notebook that was handed out, with the student's
+answers in it, and with the cells that the student added where they stood.
+"""
+import re
+import shutil
+import unicodedata
+from datetime import UTC, datetime
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import nbformat
+import release
+
+from lib.errors import CourseError
+
+LARGEST = 20 * 2**20                                           # bytes of a notebook that is read
+OURS = ("submitted", "autograded", "feedback", "release", "instructor", "source")
+INSTALL = re.compile(r"(?m)^(\s*)([!%]\s*(?:pip3?|conda|mamba|uv)\b.*)$")
+
+
+def find(folder: Path, course: Path) -> tuple[dict[tuple[str, str], Path], list[str]]:
+    """{(student, assignment): notebook}, and a line for each file that is left out. Of several the newest counts.
+
+    Raises CourseError if there is no such folder, it is one that grading writes, or two students would get one name.
+    """
+    if not folder.is_dir():
+        raise CourseError(f"{folder} is not a folder. It should hold a folder for each student, with their notebooks")
+    place, course = folder.resolve(), course.resolve()
+    if place == course or any(place.is_relative_to(course / name) for name in OURS):
+        raise CourseError(f"{folder} is where the course keeps its own files. Put what was handed in into a folder of its own, "
+                          "with a folder for each student")
+    found, left, folders = {}, [], {}
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        if any(part.startswith(".") for part in inside.parts) or path.suffix.lower() != ".ipynb":
+            continue
+        if path.is_symlink() or not path.resolve().is_relative_to(place):
+            left.append(f"{inside}: a link, not a file")
+        elif len(inside.parts) < 2:
+            left.append(f"{inside}: not in a folder named as its student")
+        elif path.stat().st_size > LARGEST:
+            left.append(f"{inside}: {path.stat().st_size / 2**20:.0f} MiB are more than a notebook should have")
+        elif (number := number_of(path)) is None:
+            left.append(f"{inside}: neither its cells nor its name say which assignment it is")
+        else:
+            student = re.sub(r"[^\w.-]", "_", unicodedata.normalize("NFC", inside.parts[0]))
+            other = folders.setdefault(student, inside.parts[0])
+            if other != inside.parts[0]:
+                raise CourseError(f"the folders {other!r} and {inside.parts[0]!r} would both be the student {student}; rename "
+                                  "one. Names keep letters, digits, '.', '-' and '_' only")
+            if (student, number) in found:
+                older, path = sorted((found[student, number], path), key=lambda p: p.stat().st_mtime)
+                left.append(f"{older.relative_to(folder)}: {path.name} is newer")
+            found[student, number] = path
+    students = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    left += [f"{path.name}: no notebook in this folder" for path in students
+             if not any(each.suffix.lower() == ".ipynb" for each in path.rglob("*"))]
+    return found, left
+
+
+def number_of(path: Path) -> str | None:
+    """Which assignment: what most of its cells belong to, else the number that its name begins with."""
+    try:
+        came = names_in(read(path))
+    except Exception:                                          # whatever a file may hold: it is looked at again later
+        came = set()
+    common = {number: len(came & names_in(release.instructor(number))) for number in release.numbers()}
+    if any(common.values()):
+        return max(common, key=common.get)
+    named = re.match(r"(\d\d)(?!\d)", path.name)
+    return named[1] if named and named[1] in common else None
+
+
+def read(path: Path) -> nbformat.NotebookNode:
+    return nbformat.reads(path.read_text(encoding="utf-8-sig"), as_version=4)
+
+
+def name_of(cell) -> str | None:
+    """How the assignment calls a cell: "attend", "attend-1"; None for a cell of the student's own."""
+    named = cell.metadata.get("nbgrader")
+    return named.get("grade_id") if isinstance(named, dict) else None
+
+
+def names_in(notebook) -> set[str]:
+    return {name for cell in notebook.cells if cell.cell_type == "code" and (name := name_of(cell))}
+
+
+def assemble(handed_in, handed_out) -> nbformat.NotebookNode:
+    """The notebook that was handed out, with the answers of the one that was handed in, and with the cells added to it.
+
+    A cell that was copied counts at its first place; copies, and cells that lost their name, are cells that the student
+    added, but for one that defines the function of an answer that is missing. Lines that install something are left out.
+    """
+    known = {name: cell for cell in handed_out.cells if (name := name_of(cell))}
+    answers, added = {}, {None: []}                            # added: what stands behind a cell that is known
+    last = None
+    for cell in handed_in.cells:
+        name = name_of(cell)
+        if name in known and name not in answers and cell.cell_type == known[name].cell_type:
+            answers[name] = cell.source
+            last = name
+            added.setdefault(last, [])
+        elif cell.cell_type == "code":
+            added[last].append(cell.source)
+    for name, cell in known.items():
+        if name not in answers and cell.metadata.nbgrader.get("solution") and cell.cell_type == "code":
+            for sources in added.values():
+                defines = [source for source in sources if re.search(rf"(?m)^def {re.escape(name)}\(", source)]
+                if defines:
+                    answers[name] = defines[-1]
+                    sources.remove(defines[-1])
+                    break
+    made = nbformat.v4.new_notebook(metadata=handed_out.metadata)
+    made.cells = [nbformat.v4.new_code_cell(source) for source in added[None]]
+    for cell in handed_out.cells:
+        name = name_of(cell)
+        made.cells.append(cell)
+        if name in answers:
+            cell.source = answers[name]
+        made.cells += [nbformat.v4.new_code_cell(source) for source in added.get(name, []) if name]
+    for n, cell in enumerate(made.cells):
+        cell.id = f"cell-{n}"                                  # the same for the same answers
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+            cell.source = INSTALL.sub(r"\1pass  # not run here: \2", cell.source)
+    return made
+
+
+def collect(path: Path, student: str, number: str, course: Path) -> tuple[Path, str, str]:
+    """Put a notebook in nbgrader's place for it -> (that place, why it cannot be graded, what else is to be said of it)."""
+    place = course / "submitted" / student / number
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    try:
+        handed_in = read(path)
+        nothing = not names_in(handed_in)
+        made = assemble(handed_in, nbformat.read(course / "release" / number / f"{number}.ipynb", as_version=4))
+    except Exception as error:                                 # whatever a file may hold
+        return place, f"not a notebook ({type(error).__name__})", ""
+    if nothing:
+        return place, "none of its cells is one of the assignment; was it copied into a new notebook?", ""
+    nbformat.write(made, place / f"{number}.ipynb")
+    stamp = path.parent / "timestamp.txt"
+    if not stamp.is_file() or stamp.is_symlink():
+        return place, "", ""
+    text = stamp.read_text(encoding="utf-8-sig", errors="replace").strip()
+    if (when := moment(text)) is None:
+        return place, "", f"timestamp.txt says {text[:40]!r}, a time such as 2026-10-06 09:30:00 UTC was expected"
+    (place / "timestamp.txt").write_text(when.strftime("%Y-%m-%d %H:%M:%S UTC"), encoding="utf-8")
+    return place, "", ""
+
+
+def moment(text: str) -> datetime | None:
+    """"2026-10-06 09:30:00.5 UTC", or with the name of another zone, or without any (UTC) -> that moment; else None."""
+    found = re.fullmatch(r"(\d{4}-\d\d-\d\d[ T]\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?) ?([A-Za-z_/]+|[+-]\d\d:?\d\d)?", text)
+    if found is None:
+        return None
+    try:
+        if found[2] is None or found[2] in ("Z", "UTC", "GMT"):
+            return datetime.fromisoformat(found[1]).replace(tzinfo=UTC)
+        if found[2][0] in "+-":
+            return datetime.fromisoformat(found[1] + found[2]).astimezone(UTC)
+        return datetime.fromisoformat(found[1]).replace(tzinfo=ZoneInfo(found[2])).astimezone(UTC)
+    except (ValueError, KeyError, OSError):                    # no such day, or no such zone
+        return None
