@@ -325,7 +325,8 @@ plots.show(figure, alt="Left: the loss falls below guessing. Right: the share of
 # %% [markdown]
 # The partner is found several times as often as by guessing, and still seldom. That is right so: with 128 images and 10
 # shapes, a batch holds a dozen images of the same shape, and a network that sees nothing but shape could not do better than
-# one in thirteen. Labels were never shown, yet neighbours now share their shape about twice as often. Is it really the shape? A **negative control**: shuffle the labels of the bank.
+# one in thirteen. Labels were never shown, yet neighbours now share their shape about twice as often. Is it really the shape?
+# A **negative control**: shuffle the labels of the bank.
 
 # %%
 shuffled = trained["bank"][1][torch.randperm(len(bank), generator=torch.Generator().manual_seed(0))]

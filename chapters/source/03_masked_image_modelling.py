@@ -101,8 +101,8 @@ for name, cell, ratio in (("MAE", 1, 0.75), ("SimMIM", 2, 0.6)):
     print(f"{name:>6}: {helped(cell_mask(torch.arange(1000), side=8, cell=cell, ratio=ratio)):.0%} touch a visible one")
 
 # %% [markdown]
-# **The size of the pieces counts more than the share.** Larger cells leave fewer hints next door, and ask what the thing *is*. SimMIM takes cells of 32 pixels on images of 224, that
-# is 2 × 2 patches, and hides 60 % of the cells.
+# **The size of the pieces counts more than the share.** Larger cells leave fewer hints next door, and ask what the thing *is*.
+# SimMIM takes cells of 32 pixels on images of 224, that is 2 × 2 patches, and hides 60 % of the cells.
 #
 # **Predict, then run.** 224 pixels make 14 × 14 patches of 16, or 7 × 7 cells. 60 % of 49 cells is 29.4. How many *patches*
 # are hidden: 117, 118 or 120?

@@ -482,27 +482,28 @@ plots.show(figure, alt="The same tokens of the untrained network twice: at perpl
 
 # %%
 def neighbour_shares(tokens, k=10):
-    """(B, P, D) -> the shares of a token's k nearest that are of its own image, and at its place in another image."""
+    """(B, P, D) -> (2, B): which share of its tokens' k nearest is of an image itself, and at the same place in others."""
     images, patches, _ = tokens.shape
     x = torch.nn.functional.normalize(tokens.double(), dim=-1).flatten(0, 1)
     nearest = (x @ x.T).fill_diagonal_(-2).topk(k).indices  # (B P, k)
     own = torch.arange(images * patches)[:, None]
     same_image, same_place = nearest // patches == own // patches, nearest % patches == own % patches
-    return same_image.double().mean().item(), same_place.double().mean().item()
+    return torch.stack([same.double().reshape(images, -1).mean(1) for same in (same_image, same_place)])
 
 
 # %%
 some = world.images(torch.arange(32))
 stacks = {name: patch_tokens(network, some) for name, network in networks.items()}  # depth -> (32, 64, 96)
 shares = {name: [neighbour_shares(stack[depth]) for depth in range(0, 13, 2)] for name, stack in stacks.items()}
-library = neighbour_purity(stacks["mocov3"][12]).mean().item()
-print("own image, as the library's neighbour_purity:", abs(shares["mocov3"][-1][0] - library) < 1e-3)
+library = neighbour_purity(stacks["mocov3"][12])  # (32,)
+print("own image, as the library's neighbour_purity:", torch.allclose(shares["mocov3"][-1][0], library.double(), atol=0.02))
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(7.5, 2.8), sharey=True)
 for axis, title, chance, kind in zip(axes, ("Of its own image", "At its place in another image"), (63 / 2047, 31 / 2047), (0, 1)):
     for name in names:
-        axis.plot(range(0, 13, 2), [s[kind] for s in shares[name]], "o-", ms=4, color=plots.COLORS[name], label=names[name])
+        mean, error = mean_and_error(torch.stack([s[kind] for s in shares[name]], 1))
+        axis.errorbar(range(0, 13, 2), mean, 1.96 * error, color=plots.COLORS[name], marker="o", ms=4, label=names[name])
     axis.axhline(chance, color="black", lw=1, ls=":", label="chance")
     axis.set(title=title, xlabel="depth (n = 32 images)", xticks=range(0, 13, 2), ylim=(0, None))
 figure.supylabel("share of the 10 nearest tokens", fontsize=10)
@@ -510,10 +511,10 @@ axes[1].legend()
 plots.show(figure, alt="Left: tokens of their own image among the nearest, untrained most, SimMIM least. Right: SimMIM's early tokens sit with their place.")
 
 # %% [markdown]
-# Left: SimMIM's tokens keep to their image less than MoCo v3's, as the paper has it. But the untrained network's keep to it
-# most: training took both away from there. Right: SimMIM's tokens are mixed, and yet not unsorted. After block 2, half of a
-# token's nearest are at **its place in other images**: early on SimMIM sorts by *where*. A likely reason: a masked token
-# has nothing but its place to start from.
+# Left (bars: 95 % intervals over images): SimMIM's tokens keep to their image less than MoCo v3's, as the paper has it. But
+# the untrained network's keep to it most: training took both away from there. Right: SimMIM's tokens are mixed, and yet not
+# unsorted. After block 2, half of a token's nearest are at **its place in other images**: early on SimMIM sorts by *where*.
+# A likely reason: a masked token has nothing but its place to start from.
 #
 # A second number, the **silhouette**, compares mean distances, to the token's own image and to the nearest other one: above
 # 0 if its own is nearer.

@@ -1,22 +1,12 @@
 // The attention explorer: all attention is in the browser, so a pointer move is a look-up and a redraw, without the kernel.
 //
-// `attention.js` goes before this file, in one module. `shown` is what Python sees as traits; `pointed` is the patch under
-// the pointer, which Python does not see until a click keeps it.
+// `dom.js` and `attention.js` go before this file, in one module. `shown` is what Python sees as traits; `pointed` is the
+// patch under the pointer, which Python does not see until a click keeps it.
 
 const TRAITS = ["view", "query", "layer", "head", "image", "overlay", "scale"];
 const WIDTH = 480;                                             // pixels of a canvas; the style sheet fits it to the page
 const LARGEST = 1024;                                          // short side of an image that is sent to the kernel
 const VIEWS = { attention: "attention", rollout: "attention rollout", similarity: "similarity of tokens" };
-
-function make(tag, properties = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(properties)) {
-    if (name.includes("-") || name === "role") node.setAttribute(name, value);
-    else node[name] = value;
-  }
-  node.append(...children);
-  return node;
-}
 
 const canvas = (width, height, properties = {}) => make("canvas", { width, height, ...properties });
 const percent = share => share > 0 && share < 0.001 ? "< 0.1 %" : (100 * share).toFixed(share < 0.1 ? 1 : 0) + " %";

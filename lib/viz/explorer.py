@@ -74,7 +74,7 @@ class AttentionExplorer(anywidget.AnyWidget):
     patch, "shared": one scale for all models). A model with fewer layers or heads shows its last.
     Raises CourseError for whatever does not fit, before anything is sent.
     """
-    _esm = "\n".join((HERE / name).read_text(encoding="utf-8") for name in ("attention.js", "explorer.js"))
+    _esm = "\n".join((HERE / name).read_text(encoding="utf-8") for name in ("dom.js", "attention.js", "explorer.js"))
     _css = (HERE / "explorer.css").read_text(encoding="utf-8")
 
     meta = traitlets.Dict().tag(sync=True)                        # what the browser needs to know of images and models

@@ -2,16 +2,6 @@
 // so that a quick hand does not pile up questions.
 const WIDTH = 448, GREY = "#808080";
 
-function make(tag, properties = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(properties)) {
-    if (name.includes("-") || name === "role") node.setAttribute(name, value);
-    else node[name] = value;
-  }
-  node.append(...children);
-  return node;
-}
-
 const decode = png => createImageBitmap(new Blob([png], { type: "image/png" }));
 
 function render({ model, el }) {

@@ -79,7 +79,7 @@ class Reconstruction(anywidget.AnyWidget):
     pixels to the true ones, in levels of 255, `guess` that of a guess without a network; both nan where nothing is masked.
     Raises CourseError for a model without a pixel decoder, and for images or a mask that do not fit.
     """
-    _esm = (HERE / "reconstruction.js").read_text(encoding="utf-8")
+    _esm = "\n".join((HERE / name).read_text(encoding="utf-8") for name in ("dom.js", "reconstruction.js"))
     _css = (HERE / "reconstruction.css").read_text(encoding="utf-8")
 
     meta = traitlets.Dict().tag(sync=True)
