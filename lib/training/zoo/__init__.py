@@ -22,9 +22,8 @@ _CPU_WORLD = {"shapes": dict(difficulty="mild", images=16_000), "imagenette": di
 _CPU_MODEL = {
     "supervised": dict(mixup=0.0, cutmix=0.0, crop_min=0.5, drop_path=0.0),
     "mocov3": dict(momentum=0.95, crop_min=0.5, hidden=512, dim=128, freeze_patches=False),
-    "dino": dict(momentum=0.95, crop_min=0.5, hidden=256, bottleneck=64, prototypes=512, local_crops=2, local_size=32,
-                 local_min=0.2, init="xavier", clip_norm=0.3, teacher_temperature=0.02, teacher_temperature_start=0.02,
-                 center_momentum=0.5),
+    "dino": dict(learning_rate=5e-4, momentum=0.98, crop_min=0.5, hidden=256, bottleneck=64, prototypes=256, local_crops=2,
+                 local_size=32, local_min=0.2, init="xavier"),
     "simmim": dict(init="xavier"),
     "mae": dict(decoder_dim=64, decoder_depth=2, decoder_heads=4),
     "hybrid": dict(momentum=0.95, crop_min=0.5, hidden=512, dim=128),
