@@ -7,6 +7,7 @@ import re
 import shutil
 import unicodedata
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -66,11 +67,16 @@ def number_of(path: Path) -> str | None:
         came = names_in(read(path))
     except Exception:                                          # whatever a file may hold: it is looked at again later
         came = set()
-    common = {number: len(came & names_in(release.instructor(number))) for number in release.numbers()}
+    common = {number: len(came & names) for number, names in all_names().items()}
     if any(common.values()):
         return max(common, key=common.get)
     named = re.match(r"(\d\d)(?!\d)", path.name)
     return named[1] if named and named[1] in common else None
+
+
+@cache
+def all_names() -> dict[str, set[str]]:
+    return {number: names_in(release.instructor(number)) for number in release.numbers()}
 
 
 def read(path: Path) -> nbformat.NotebookNode:
