@@ -63,6 +63,7 @@ def grade(submissions: Path, course: Path, limits: dict | None = None, due: dict
         say(f"{student}, assignment {number}: ", end="", flush=True)
         start = time.perf_counter()
         if not trouble:
+            forget_time(api, student, number)
             result = api.autograde(number, student, force=True)
             if "KeyboardInterrupt" in (result.get("error") or ""):
                 raise KeyboardInterrupt
@@ -91,6 +92,15 @@ def grade(submissions: Path, course: Path, limits: dict | None = None, due: dict
     for line in left:
         say(f"left out: {line}")
     return lines
+
+
+def forget_time(api, student: str, number: str) -> None:
+    """nbgrader keeps the time of handing in where the new submission says none."""
+    with gradebook(api) as book:
+        for submission in book.assignment_submissions(number) if number in {each.name for each in book.assignments} else ():
+            if submission.student.id == student:
+                submission.timestamp = None
+        book.db.commit()
 
 
 def feedback(api, student: str, number: str) -> bool:
@@ -160,6 +170,8 @@ def write_grades(path: Path, book, found: set, troubles: dict, notes: dict) -> l
                           "of": submission.max_score, "to mark": waiting,
                           "hours late": round(submission.total_seconds_late / 3600, 1), "state": state})
     known = {(line["student"], line["assignment"]) for line in lines}
+    lines += [{**line, "points": float(line["points"])} for key, line in before.items()
+              if key not in known and key not in troubles and key not in found]
     lines += [{"student": key[0], "assignment": key[1], "points": 0.0, "of": None, "to mark": 0.0, "hours late": None,
                "state": text} for key, text in troubles.items() if key not in known]
     lines.sort(key=lambda line: (line["assignment"], line["student"]))

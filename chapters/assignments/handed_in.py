@@ -6,6 +6,7 @@ answers in it, and with the cells that the student added where they stood.
 import re
 import shutil
 import unicodedata
+from collections import Counter
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -29,13 +30,13 @@ def find(folder: Path, course: Path) -> tuple[dict[tuple[str, str], Path], list[
     if not folder.is_dir():
         raise CourseError(f"{folder} is not a folder. It should hold a folder for each student, with their notebooks")
     place, course = folder.resolve(), course.resolve()
-    if place == course or any(place.is_relative_to(course / name) for name in OURS):
+    if course.is_relative_to(place) or any(place.is_relative_to(course / name) for name in OURS):
         raise CourseError(f"{folder} is where the course keeps its own files. Put what was handed in into a folder of its own, "
                           "with a folder for each student")
     found, left, folders = {}, [], {}
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
-        if any(part.startswith(".") for part in inside.parts) or path.suffix.lower() != ".ipynb":
+        if any(part.startswith((".", "__MACOSX")) for part in inside.parts) or path.suffix.lower() != ".ipynb":
             continue
         if path.is_symlink() or not path.resolve().is_relative_to(place):
             left.append(f"{inside}: a link, not a file")
@@ -76,7 +77,10 @@ def number_of(path: Path) -> str | None:
 
 @cache
 def all_names() -> dict[str, set[str]]:
-    return {number: names_in(release.instructor(number)) for number in release.numbers()}
+    """{assignment: the names that its cells alone have}"""
+    found = {number: names_in(release.instructor(number)) for number in release.numbers()}
+    count = Counter(name for names in found.values() for name in names)
+    return {number: {name for name in names if count[name] == 1} for number, names in found.items()}
 
 
 def read(path: Path) -> nbformat.NotebookNode:
@@ -97,41 +101,56 @@ def assemble(handed_in, handed_out) -> nbformat.NotebookNode:
     """The notebook that was handed out, with the answers of the one that was handed in, and with the cells added to it.
 
     A cell that was copied counts at its first place; copies, and cells that lost their name, are cells that the student
-    added, but for one that defines the function of an answer that is missing. Lines that install something are left out.
+    added, and so is what the student made of a cell that is given or a test. An answer that another cell holds, under
+    whatever name, is not covered by the stub. Behind the last cell of code, all that the student wrote belongs to the open
+    question. Lines that install something are left out.
     """
     known = {name: cell for cell in handed_out.cells if (name := name_of(cell))}
-    answers, added = {}, {None: []}                            # added: what stands behind a cell that is known
-    last = None
+    answers, before, behind = {}, {}, {None: []}               # of cells that are known: answer, and what was added
+    written, last, told = [], None, {cell.source.strip() for cell in handed_out.cells}
     for cell in handed_in.cells:
-        name = name_of(cell)
-        if name in known and name not in answers and cell.cell_type == known[name].cell_type:
-            answers[name] = cell.source
-            last = name
-            added.setdefault(last, [])
+        name, text = name_of(cell), cell.source
+        if name in known and name not in answers and is_open(known[name]):
+            answers[name] = text
+        elif name in known and name not in behind and cell.cell_type == "code":
+            last, behind[name] = name, []
+            if is_answer(known[name]):
+                answers[name] = text
+            elif text.strip() != known[name].source.strip():
+                before[name] = text
+            written = []
         elif cell.cell_type == "code":
-            added[last].append(cell.source)
+            behind[last].append(text)
+        elif text.strip() not in told:
+            written.append(text)
+    code = "\n".join(cell.source for cell in handed_in.cells if cell.cell_type == "code")
     for name, cell in known.items():
-        if name not in answers and cell.metadata.nbgrader.get("solution") and cell.cell_type == "code":
-            for sources in added.values():
-                defines = [source for source in sources if re.search(rf"(?m)^def {re.escape(name)}\(", source)]
-                if defines:
-                    answers[name] = defines[-1]
-                    sources.remove(defines[-1])
-                    break
+        if is_open(cell):
+            own = [text for text in (answers.get(name, ""), *written) if text.strip() and text.strip() not in told]
+            answers[name] = "\n\n".join(own) or cell.source
+        elif is_answer(cell) and name not in answers and re.search(rf"(?m)^(def {name}\s*\(|{name}\s*=)", code):
+            answers[name] = "# in another cell"
     made = nbformat.v4.new_notebook(metadata=handed_out.metadata)
-    made.cells = [nbformat.v4.new_code_cell(source) for source in added[None]]
+    made.cells = [nbformat.v4.new_code_cell(source) for source in behind[None]]
     for cell in handed_out.cells:
         name = name_of(cell)
-        made.cells.append(cell)
-        if name in answers:
-            cell.source = answers[name]
-        made.cells += [nbformat.v4.new_code_cell(source) for source in added.get(name, []) if name]
+        made.cells += [nbformat.v4.new_code_cell(before[name])] if name in before else []
+        cell.source = answers.get(name, cell.source)
+        made.cells += [cell, *(nbformat.v4.new_code_cell(source) for source in (behind.get(name, []) if name else []))]
     for n, cell in enumerate(made.cells):
         cell.id = f"cell-{n}"                                  # the same for the same answers
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
             cell.source = INSTALL.sub(r"\1pass  # not run here: \2", cell.source)
     return made
+
+
+def is_open(cell) -> bool:
+    return cell.cell_type == "markdown" and name_of(cell) is not None
+
+
+def is_answer(cell) -> bool:
+    return cell.cell_type == "code" and bool(cell.metadata.nbgrader.get("solution"))
 
 
 def collect(path: Path, student: str, number: str, course: Path) -> tuple[Path, str, str]:

@@ -4,6 +4,7 @@ nbgrader interrupts a cell that takes too long, and goes on. That is not enough 
 the kernel, or fills the memory: every cell after it would fail too. Here the kernel is then replaced, and the cells
 before are run again, without those that ran away, so that the other tasks earn their points.
 """
+import ast
 import copy
 import os
 import re
@@ -13,14 +14,40 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbclient.util import run_sync
 from nbformat.v4 import new_output
 from nbgrader.preprocessors import Execute, NbGraderPreprocessor
-from nbgrader.utils import is_grade, is_solution
+from nbgrader.utils import is_grade, is_locked, is_solution
 from traitlets import Float, Integer
 
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "SYSTEMROOT")
 OUT_OF_MEMORY = re.compile(r"MemoryError|can't allocate memory|not enough memory|bad_alloc|Cannot allocate memory")
 
-RESTORE = "import sys; sys.modules.pop('checks', None); from checks import check, same"
-NO_EXIT = "get_ipython().ask_exit = lambda: None"            # exit() in a cell would end the kernel behind it
+# In a new kernel: exit() in a cell must not end it, and tests get names of their own.
+BEGIN = """import sys, types
+get_ipython().ask_exit = lambda: None
+sys.modules["graded"] = types.ModuleType("graded")
+sys.modules["graded"].names = {{}}
+del sys, types"""
+# After a cell that is given: what it made, as it made it.
+KEEP = """import sys as _sys
+_sys.modules["graded"].names.update({{k: globals()[k] for k in {names} if k in globals()}})"""
+# A test: with what is given, the answers, and the checks as they were, whatever else the student's cells made of these names.
+TEST = """import sys as _sys
+_sys.modules.pop("checks", None)
+_sys.modules["graded"].names.update({{k: globals()[k] for k in {names} if k in globals()}})
+exec("from checks import check, same", _sys.modules["graded"].names)
+exec(compile({source}, "<test>", "exec"), _sys.modules["graded"].names)"""
+
+
+def is_given(cell) -> bool:
+    """A code cell that the assignment brings, neither answer nor test."""
+    return cell.cell_type == "code" and is_locked(cell) and not is_grade(cell)
+
+
+def made_by(source: str) -> set[str]:
+    """The names that a cell imports, assigns or defines."""
+    nodes = list(ast.walk(ast.parse(source)))
+    return ({node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+            | {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+            | {(node.asname or node.name).split(".")[0] for node in nodes if isinstance(node, ast.alias)})
 
 
 class Confined(Execute):
@@ -33,7 +60,8 @@ class Confined(Execute):
     patience = Integer(2, help="After so many cells of one task that ran away, its other tests are not run.").tag(config=True)
 
     def preprocess(self, nb, resources):
-        self.timeout_func = lambda cell: self.seconds if is_grade(cell) or is_solution(cell) else self.setup_seconds
+        self.timeout_func = lambda cell: self.setup_seconds if is_given(cell) else self.seconds
+        self.answers = [cell.metadata.nbgrader.grade_id for cell in nb.cells if cell.cell_type == "code" and is_solution(cell)]
         self.log.disabled = True                               # its tracebacks of lost kernels say nothing to a lecturer
         self.wild, self.strikes = set(), {}
         with tempfile.TemporaryDirectory() as home:
@@ -50,7 +78,7 @@ class Confined(Execute):
 
     def start_new_kernel_client(self, **kwargs):
         client = super().start_new_kernel_client(**kwargs)
-        self.kc.execute(NO_EXIT, silent=True, store_history=False)
+        self.kc.execute(BEGIN.format(), silent=True, store_history=False)
         return client
 
     def set_limits(self):
@@ -70,8 +98,6 @@ class Confined(Execute):
         if task and self.strikes.get(task, 0) >= self.patience:
             self.fail(cell, "NotRun", f"{self.patience} of the cells of this task ran away before, so this one was not run")
             return cell, resources
-        if is_grade(cell):                                     # the checks as they were, whatever the cells before did to them
-            self.kc.execute(RESTORE, silent=True, store_history=False)
         runaway = self.attempt(cell, resources, index)
         if runaway:
             self.wild.add(index)
@@ -81,6 +107,19 @@ class Confined(Execute):
 
     def attempt(self, cell, resources, index) -> bool:
         """Run the cell; did it run away?"""
+        source = cell.source
+        if is_grade(cell):
+            cell.source = TEST.format(names=self.answers, source=repr(source))
+        try:
+            return self.run_limited(cell, resources, index)
+        finally:
+            cell.source = source
+            if is_grade(cell):                                 # nbgrader takes a warning for a failure
+                cell.outputs = [each for each in cell.outputs if each.get("name") != "stderr"]
+            elif is_given(cell):
+                self.kc.execute(KEEP.format(names=sorted(made_by(source))), silent=True, store_history=False)
+
+    def run_limited(self, cell, resources, index) -> bool:
         late = f"stopped after {self.seconds:g} seconds. Does a loop never end?"
         self.iopub_timeout = 120                               # a busy machine may be slow to deliver what was printed
         try:
@@ -124,12 +163,23 @@ class Confined(Execute):
 
 
 class HideTests(NbGraderPreprocessor):
-    """For the feedback: take out the hidden tests and what they print, and of their errors keep the last line alone."""
+    """For the feedback: of a hidden test its result alone; of the student's cells no outputs, which may name what is hidden."""
+
+    SAFE = ("NotRight", "CellTimeout", "DeadKernel", "OutOfMemory", "NotRun", "NotImplementedError")      # say what is ours
 
     def preprocess_cell(self, cell, resources, cell_index):
-        if is_grade(cell) and "BEGIN HIDDEN TESTS" in cell.source and cell.cell_type == "code":
+        if cell.cell_type != "code":
+            return cell, resources
+        errors = [output for output in cell.get("outputs", []) if output.output_type == "error"]
+        hidden = is_grade(cell) and "BEGIN HIDDEN TESTS" in cell.source
+        if hidden:
             cell.source = re.sub(r"[^\n]*BEGIN HIDDEN TESTS.*?END HIDDEN TESTS[^\n]*\n?", "", cell.source, flags=re.DOTALL)
-            cell.outputs = [output for output in cell.outputs if output.output_type == "error"]
-            for output in cell.outputs:
-                output.traceback = [f"{output.ename}: {output.evalue}"]
+        for output in errors if hidden or not is_grade(cell) else ():
+            said = output.evalue if output.ename in self.SAFE or not hidden else "(its text may hold what is hidden)"
+            output.evalue, output.traceback = said[:500], [f"{output.ename}: {said[:500]}"]
+        for output in errors if is_grade(cell) else ():
+            short = [part for part in output.traceback if "graded" not in part]               # without the lines of TEST
+            output.traceback = short or [f"{output.ename}: {output.evalue}"]
+        if hidden or not is_grade(cell):
+            cell.outputs = errors
         return cell, resources

@@ -102,6 +102,8 @@ def enter_marks(path: Path, book) -> tuple[set[tuple[str, str]], list[str]]:
             continue
         if line["answer"].split() != answer.split():
             lost.append(f"{student}, {number}, {one.name}: another answer was handed in since it was marked")
+            one.manual_score, one.needs_manual_grade = None, True
+            changed.add((student, number))
             continue
         comment = book.find_comment(one.name, number, number, student)
         before = one.manual_score, one.needs_manual_grade, comment.manual_comment

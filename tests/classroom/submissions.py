@@ -45,17 +45,33 @@ def tampered(one):
     return notebook
 
 
+NOISY = """
+as_it_was = {name}
+
+
+def {name}(*inputs):
+    mine.warn("mind this")
+    return as_it_was(*inputs)
+"""
+
+
 def messy(notebook):
-    """Right answers, after an evening with the mouse: a cell copied, tests deleted and swapped, a name lost, exit()."""
+    """Right answers, after an evening with the mouse: cells copied, merged, deleted, edited, nameless; exit(), warnings."""
     notebook = copy.deepcopy(notebook)
-    (first, cell), (_, second), (_, third), *_ = named(notebook, "answer").items()
-    tests = [test for name, test in named(notebook, "test").items() if grade.task_of(name) == first]
-    again = copy.deepcopy(cell)
+    answers, tests = named(notebook, "answer"), list(named(notebook, "test").items())
+    (first, one), (_, two), (third, three), (_, four) = list(answers.items())[:4]
+    next(iter(named(notebook, "given").values())).source += "\nimport warnings as mine"
+    again = copy.deepcopy(one)
     again.id = "again"
-    notebook.cells.insert(notebook.cells.index(cell) + 1, again)
-    notebook.cells.remove(tests[-1])
-    second.metadata = {}
-    third.source = "%pip install nothing-at-all\n" + third.source + "\nexit()"
+    notebook.cells.insert(notebook.cells.index(one) + 1, again)                                  # copied
+    notebook.cells.remove([test for name, test in tests if grade.task_of(name) == first][-1])    # a test deleted
+    two.metadata = {}                                                                            # its name lost
+    three.source = "%pip install nothing-at-all\n" + three.source + NOISY.format(name=third) + "\nexit()"
+    three.source += "\n\n" + four.source                                                         # two answers in one cell
+    notebook.cells.remove(four)
+    scratch = nbformat.v4.new_code_cell("a = b = x = tokens = images = count = steps = 7\nsum = max = None\ndel sum, max")
+    notebook.cells.insert(notebook.cells.index(tests[1][1]), scratch)
+    notebook.cells.append(nbformat.v4.new_markdown_cell("My answer stands in a cell of its own"))
     notebook.metadata = {"kernelspec": {"name": "ir", "display_name": "R", "language": "R"}}
     return notebook
 

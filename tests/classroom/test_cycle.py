@@ -51,7 +51,8 @@ def test_each_submission_earns_what_it_should(graded):
         "full": worth(one, tasks), "half": worth(one, tasks[:2]), "empty": 0, "tampered": 0, "endless": rest,
         "hungry": worth(one, tasks[2:]), "broken": 0,
         "messy": worth(one, tasks)}
-    assert {name for name, line in lines.items() if line["to mark"] == worth(one, [question])} == {"full"}
+    assert {name for name, line in lines.items() if line["to mark"] == worth(one, [question])} == {
+        "full", "messy"}
     graded_ones = {line["of"] for name, line in lines.items() if name != "broken"}
     assert graded_ones == {sum(release.points(one.source).values())}
     assert lines["broken"]["state"].startswith("not a notebook") and lines["full"]["state"] == "marks are missing"
@@ -95,7 +96,9 @@ def test_marks_are_entered_and_nothing_is_run_again(graded):
     lines, one, folder, _ = graded
     path, (question,) = one.course / "marks.csv", named(one.source, "open")
     marks = table(path)
-    assert [(line["student"], line["question"], line["points"]) for line in marks] == [("full", question, "")]
+    assert [(line["student"], line["question"], line["points"]) for line in marks] == [
+        ("full", question, ""), ("messy", question, "")]
+    assert marks[1]["answer"] == "My answer stands in a cell of its own"
     assert "Model answer" in marks[0]["answer"]
     marks[0] |= {"points": "1,5", "comment": "What about (b)?"}
     grade.write(path, MARKS, marks)
@@ -151,14 +154,16 @@ def test_which_notebooks_are_found(tmp_path):
     (tmp_path / "gerd").mkdir()
     (tmp_path / "gerd/01.ipynb").symlink_to(tmp_path / "anna/01.ipynb")
     hand_in(tmp_path, "hanna", "01", release.instructor("03"))                                  # the name is wrong
-    found, left = handed_in.find(tmp_path, tmp_path / "course")
+    found, left = handed_in.find(tmp_path, tmp_path.parent / "course")
     assert {key: str(path.relative_to(tmp_path)) for key, path in found.items()} == {
         ("anna", "01"): "anna/01.ipynb", ("bert_b", "01"): "bert b/late/01 (2).IPYNB", ("fritz", "01"): "fritz/01.ipynb",
         ("hanna", "03"): "hanna/01.ipynb"}
     assert [line.split(":")[0] for line in left] == [
         "carl/essay.ipynb", "emil/011.ipynb", "fritz/old/01.ipynb", "gerd/01.ipynb"]
+    with pytest.raises(grade.CourseError, match="where the course keeps its own files"):
+        handed_in.find(tmp_path, tmp_path / "anna/course")
     (tmp_path / "ines").mkdir()
-    assert "ines: no notebook in this folder" in handed_in.find(tmp_path, tmp_path / "course")[1]
+    assert "ines: no notebook in this folder" in handed_in.find(tmp_path, tmp_path.parent / "course")[1]
     with pytest.raises(grade.CourseError, match="where the course keeps its own files"):
         handed_in.find(tmp_path / "anna", tmp_path / "anna")
 
@@ -181,12 +186,25 @@ def test_the_notebook_that_is_graded_keeps_its_order_and_what_was_added():
     came = nbformat.v4.new_notebook(cells=[
         code("import mine"), code("def g(): 2"), code("def f(): 1", "f", solution=True),
         code("def f(): again", "f", solution=True), code("!pip install x\nhelp_me()"), code("nonsense", "other"),
-        code("changed", "g-1")])
+        code("changed", "g-1", grade=True)])
     made = handed_in.assemble(came, out)
     assert [cell.source for cell in made.cells] == [
-        "import mine", "def f(): 1", "def f(): again", "pass  # not run here: !pip install x\nhelp_me()", "nonsense", "test f",
-        "def g(): 2", "changed"]
-    assert [handed_in.name_of(cell) for cell in made.cells] == [None, "f", None, None, None, "f-1", "g", "g-1"]
+        "import mine", "def g(): 2", "def f(): 1", "def f(): again", "pass  # not run here: !pip install x\nhelp_me()",
+        "nonsense", "test f", "# in another cell", "changed", "test g"]
+    assert [handed_in.name_of(cell) for cell in made.cells] == [None, None, "f", None, None, None, "f-1", "g", None, "g-1"]
+
+
+def test_feedback_shows_nothing_that_a_hidden_test_printed_or_raised():
+    import limits
+    hidden = "# Hidden: other shapes.\n### BEGIN HIDDEN TESTS\nsecret = 42\n### END HIDDEN TESTS"
+    outputs = [nbformat.v4.new_output("stream", text="secret 42"),
+               nbformat.v4.new_output("error", ename="ValueError", evalue="secret 42", traceback=["secret 42"])]
+    test = nbformat.v4.new_code_cell(hidden, outputs=outputs, metadata={"nbgrader": {"grade": True, "grade_id": "f-2"}})
+    own = nbformat.v4.new_code_cell("print(In)", outputs=[nbformat.v4.new_output("stream", text="secret 42")])
+    for cell in (test, own):
+        limits.HideTests().preprocess_cell(cell, {}, 0)
+        assert "secret" not in json.dumps(cell)
+    assert test.outputs[0].ename == "ValueError"
 
 
 def test_marks_say_what_cannot_be_entered(tmp_path):
