@@ -45,8 +45,8 @@ for key, entry in zoo.manifest().items():
 # - the **hybrid** does both at once, with one body (chapter 11);
 # - **supervised** is told the shape of every object. It is the only one that saw a label.
 #
-# The epochs are not equal: a step of one objective costs several of another, and a CPU's time was short. DINO had two
-# epochs, which is not enough; read it as a network on its way. The images are grey, so colour gives nothing away. Here is
+# The epochs are not equal: a step of one objective costs several of another, and a CPU's time was short. DINO learned least
+# in as many epochs as MoCo v3; read it as a network on its way. The images are grey, so colour gives nothing away. Here is
 # what they see.
 
 # %%
@@ -302,16 +302,17 @@ plots.show(figure, alt="Six panels by network, with untrained controls: shape by
 # %% [markdown]
 # Read the panels against the grey ticks, and against each other:
 #
-# - **Shape**: MoCo v3 and MAE come near the network that was told the shapes, by both yardsticks; SimMIM gains by one.
+# - **Shape**: MoCo v3 and MAE come near the network that was told the shapes, by both yardsticks; SimMIM gains by one. DINO
+#   gains by both, and stays far below.
 # - **Ground**: MoCo v3 and the hybrid gain most. A likely reason, not tested: two crops share the ground, so its texture
-#   helps to find the partner. (DINO compares crops as well, and has not gained yet.) The supervised network *loses* it,
-#   down to chance: what the labels do not ask for is thrown away.
+#   helps to find the partner. (DINO compares crops as well, and has not gained.) The supervised network *loses* it, down to
+#   chance: what the labels do not ask for is thrown away.
 # - **Place**: SimMIM and MAE gain most. MoCo v3 *loses* left and right, and keeps some of up and down. Again a likely
 #   reason: two crops, and the mirror, put the object in different places, and the contrastive loss asks for one answer to
 #   both; who fills in pixels has to know where things are. The hybrid is asked for both, and comes out between.
-# - **Texture of the object**: hard for all. MoCo v3 and DINO are some points above their control; a tick has an interval of
-#   its own, as wide as the bars. (Ticks stand at two places because SimMIM, MAE and the hybrid give the mean of their
-#   patches, the others CLS.)
+# - **Texture of the object**: hard for all. MoCo v3 alone is some points above its control; a tick has an interval of its
+#   own, as wide as the bars. (Ticks stand at two places because SimMIM, MAE and the hybrid give the mean of their patches,
+#   the others CLS.)
 #
 # No network is best at everything. **A representation is worth what you ask of it.**
 #
@@ -344,10 +345,10 @@ plots.show(figure, alt="Accuracy after fine-tuning on 500 images, by network, wi
 
 # %% [markdown]
 # MAE comes up to the network that had been told the shapes of 16,000 images. MoCo v3 was good when frozen, and tuning adds
-# nothing to it: with so few labels, moving all weights may undo as much as it teaches. Of these three the untrained network
-# gains most by tuning, and is still last but one. DINO, cut short, is worth less than a random start: **a poor start can be
-# worse than none**. (The controls differ because SimMIM, MAE and the hybrid are fine-tuned on the mean of their patch
-# tokens, the others on CLS, and random weights do better with the mean.)
+# nothing to it: with so few labels, moving all weights may undo as much as it teaches. Of MoCo v3, SimMIM and the untrained
+# network the last gains most by tuning, and is still last: **what a start is worth, tuning does not make up for**. (The
+# controls differ because SimMIM, MAE and the hybrid are fine-tuned on the mean of their patch tokens, the others on CLS,
+# and random weights do better with the mean.)
 #
 # ## 7. Patch by patch
 #
@@ -470,8 +471,8 @@ for claim, a, b, column in claims:
 
 # %% [markdown]
 # Against SimMIM, the linear probe behaves as published: the contrastive network leads. Against MAE it does not, and DINO's
-# line says only that DINO was not trained to its end. A likely reason for MAE: in a world of one object on one ground, what
-# you need to fill in holes *is* the shape; ImageNet's classes are not drawn in outlines. Fine-tuning has MAE ahead, as
+# line says first of all that DINO learned little. A likely reason for MAE: in a world of one object on one ground, what you
+# need to fill in holes *is* the shape; ImageNet's classes are not drawn in outlines. Fine-tuning has MAE ahead, as
 # published, and SimMIM behind. MAE's lead is that of its tokens, at least in part: counted from an untrained start tuned in
 # the same way, it does not lead (last line). And it saw twice as many images. The dense claims get no verdict: a yardstick
 # that a threshold fills cannot give one.
@@ -608,7 +609,7 @@ chapter04.check_mean_iou(mean_iou);
 # - A yardstick that the untrained network nearly fills cannot rank anything.
 # - An interval over images says nothing of other seeds.
 #
-# **Limits.** One seed each, and few steps on a CPU, DINO fewest: a method that learns slowly looks poor. 500 labels to
+# **Limits.** One seed each, and few steps on a CPU: a method that learns slowly, as DINO does, looks poor. 500 labels to
 # fine-tune. No claim about ImageNet follows.
 #
 # **References.** Park et al. 2023, *What Do Self-Supervised Vision Transformers Learn?*, Figure 1. Wu et al. 2018,

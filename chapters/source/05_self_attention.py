@@ -128,8 +128,8 @@ plots.show(figure, alt="Maps of one query in 12 blocks of 6 heads: SimMIM's earl
 # (Without a kernel you see a still picture.) Can you find a head of SimMIM that looks at the query's neighbours only? One
 # that looks at the object whoever asks?
 #
-# *View* changes what the maps show: attention multiplied through all blocks up to this one (rollout, Abnar and Zuidema 2020),
-# or how alike the tokens of a block are. *Your image …* lets the networks look at a picture of yours.
+# *View* changes what the maps show: attention multiplied through all blocks up to this one (rollout, Abnar and Zuidema
+# 2020), or how alike the tokens of a block are. *Your image …* lets the networks look at a picture of yours.
 
 # %%
 from lib.viz.explorer import explore
@@ -516,10 +516,10 @@ print(f"another seed ≈ {torch.cosine_similarity(other_start, start, dim=0):.3f
 
 # %% [markdown]
 # A cosine near 1 does not mean that nothing happened; the coloured curves above do leave the grey ones. MoCo v3's weights
-# have turned away from where they began by less than SimMIM's, in nearly as many steps (section 1). DINO took a quarter of
-# MoCo v3's and has hardly moved: read what differs between it and the others as *objective and amount of training
-# together*. And that attention is global and nearly collapsed is true of the start already. What training added is what
-# differs from the grey curves.
+# have turned away from where they began by less than SimMIM's, in nearly as many steps (section 1). DINO took as many steps
+# as MoCo v3, at a quarter of its learning rate (two trials with more did worse), and has hardly moved: read what differs
+# between it and the others as *objective and amount of training together*. And that attention is global and nearly
+# collapsed is true of the start already. What training added is what differs from the grey curves.
 #
 # ## 5. On photographs
 #
@@ -577,9 +577,8 @@ for name, network in networks.items():
 
 # %% [markdown]
 # For MoCo v3, SimMIM and the untrained network the NMI hardly changes, and the distance by about 1 px at most: how they
-# attend is a habit more than an effect of the images that we show. Two warn against counting on that: the NMI of the hybrid
-# is twice as high on photographs, that of DINO, which had few steps, several times lower. (Two photographs are no sample of
-# photographs, so there is no interval.)
+# attend is a habit more than an effect of the images that we show. The hybrid warns against counting on that: its NMI is
+# twice as high on photographs. (Two photographs are no sample of photographs, so there is no interval.)
 #
 # ## 6. Does it hold?
 #

@@ -154,14 +154,15 @@ for name, c in curves.items():
 axis.set(xlabel="depth", xticks=range(13), ylabel="Δ log amplitude",
          title="Masked networks stay high, contrastive ones fall (n = 500 images)")
 axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-plots.show(figure, alt="Curves by depth: MAE and SimMIM stay near -2, supervised and untrained end near -2.5, the contrastive ones below -3.")
+plots.show(figure, alt="Curves by depth: MAE and SimMIM stay near -2, supervised and untrained lie lower, DINO, the hybrid and MoCo v3 end lowest.")
 
 # %% [markdown]
-# From depth 3 on the order of Park et al. shows: MAE and SimMIM stay near −2 through all blocks, the contrastive networks
-# fall and end lowest (DINO had few steps, see chapter 04), the hybrid of both falls too. And the control says how much to
-# make of it: random weights fall as well, about as far as the supervised network. SimMIM and MAE are the ones that fall
-# least. The course over depth is not the paper's: there MoCo v3 *rises* from block 1 to 10 (chapter 12 draws it), here it
-# falls. Depth 0 is no measure of an objective: it holds the position embedding, the same sines and cosines in all.
+# At the end stands the order of Park et al.: MAE and SimMIM stay near −2 through all blocks, MoCo v3 falls farthest, the
+# hybrid of both and DINO behind it. (DINO begins by rising and is below the rest only from depth 9 on.) And the control
+# says how much to make of it: random weights fall as well, about as far as the supervised network. SimMIM and MAE are the
+# ones that fall least. The course over depth is not the paper's: there MoCo v3 *rises* from block 1 to 10 (chapter 12 draws
+# it), here it falls. Depth 0 is no measure of an objective: it holds the position embedding, the same sines and cosines in
+# all.
 #
 # ### What a constant does
 #
@@ -219,8 +220,9 @@ for name, stack in everyone.items():
 # %% [markdown]
 # **The order changes.** MoCo v3, far below SimMIM as it is, is not below it any more once the constant is out: it lies on
 # the line of the untrained network. The hybrid rises from the contrastive end to above it. SimMIM lies below the untrained
-# network. The supervised network hardly moves; DINO does by 0.7 and stays last: their tokens are smooth over an image,
-# constant or not. And a large constant is no mark of contrast: random weights and MAE hold one too, only smaller.
+# network. The supervised network hardly moves and is last now; DINO moves by 0.8 and is last but one: their tokens are
+# smooth over an image, constant or not. And a large constant is no mark of contrast: random weights and MAE hold one too,
+# only smaller.
 #
 # So both sentences are true. "CL carries low frequencies" holds by the paper's measure; in MoCo v3 and the hybrid of this
 # course, the low frequency is to a large part *one vector, the same for every image*, and says nothing about what they see.
@@ -386,11 +388,11 @@ axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 plots.show(figure, alt="Drop of accuracy under published noise by band, a line with its interval for each network, two controls.")
 
 # %% [markdown]
-# SimMIM loses most and MAE next; in the supervised network, MoCo v3 and DINO no loss can be seen in any band. SimMIM's line
-# has a hump at low *and* one at high frequencies, although the low bands are the weaker noise; with 250 images the dip
-# between them may be chance. Random weights lose some points in most bands, about what MAE loses. So what asks for an
-# explanation here is not that noise costs the masked networks something, but that it costs MoCo v3 and the supervised
-# network nothing. (The hybrid lies mostly between its parents. DINO had few steps and has less to lose.)
+# SimMIM loses most, MAE, the hybrid and DINO in some bands; in the supervised network and MoCo v3 no loss can be seen in
+# any band. SimMIM's line has a hump at low *and* one at high frequencies, although the low bands are the weaker noise; with
+# 250 images the dip between them may be chance. Random weights lose some points in most bands, about what MAE loses. So
+# what asks for an explanation here is not that noise costs the masked networks something, but that it costs MoCo v3 and the
+# supervised network nothing. (The hybrid lies mostly between its parents.)
 #
 # ## 4. Shape or texture?
 #
@@ -478,11 +480,11 @@ axes[0].set(ylabel="network", xlim=(0, 30)), axes[1].set_xlim(0.75, 1.02)
 plots.show(figure, alt="Left: textures are named little better than by chance. Right: shape biases lie where blindness would put them.")
 
 # %% [markdown]
-# Left: told to name the texture, no network is right on much more than a fifth of the images (DINO reads most), and most
-# are no better than the untrained one. Right: where a network that sees no texture would lie (the tick), there or close to
-# it lie the biases that were measured. So these biases are **accuracies in disguise**: who names more shapes has fewer
-# mistakes left, and only mistakes can fall on the texture. Does that mean that the probes do not use texture? Ask the same
-# probe about the same scenes in both versions:
+# Left: told to name the texture, no network is right on as much as a fifth of the images, and none is clearly better than
+# the untrained one. Right: where a network that sees no texture would lie (the tick), there or close to it lie the biases
+# that were measured. So these biases are **accuracies in disguise**: who names more shapes has fewer mistakes left, and
+# only mistakes can fall on the texture. Does that mean that the probes do not use texture? Ask the same probe about the
+# same scenes in both versions:
 
 # %%
 for name, r in bias.items():
@@ -491,7 +493,7 @@ for name, r in bias.items():
           f"fall ≈ {100 * fall:.0f} points")
 
 # %% [markdown]
-# Most do use it: with nothing but the texture changed, accuracy falls by up to 18 points, in MoCo v3 by more than in SimMIM
+# Most do use it: with nothing but the texture changed, accuracy falls by up to 11 points, in MoCo v3 by more than in SimMIM
 # and MAE, which is not what the paper leads one to expect. The bias is blind to that, because a wrong texture mostly leads
 # to a *third* class. Look at both numbers.
 #
@@ -708,9 +710,9 @@ chapter07.check_bias_for_shape(bias_for_shape);
 #   congruent to conflict images says more.
 #
 # **Limits.** One small network of each kind, trained on a grey procedural world; intervals are over images, not over seeds
-# of training. DINO had few steps. Noise and conflict are read with linear probes; the paper may use others,
-# and fine-tuned networks may answer differently. Faint textures seen through patches of 8 pixels leave little texture bias
-# to find: for that, run the commands above on photographs.
+# of training. DINO learned little. Noise and conflict are read with linear probes; the paper may use others, and fine-tuned
+# networks may answer differently. Faint textures seen through patches of 8 pixels leave little texture bias to find: for
+# that, run the commands above on photographs.
 #
 # **References.** Park et al. 2023, *What Do Self-Supervised Vision Transformers Learn?*, section 3. Park and Kim 2022, *How
 # Do Vision Transformers Work?*, for noise of one band. Geirhos et al. 2019, *ImageNet-trained CNNs are biased towards

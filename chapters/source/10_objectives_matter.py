@@ -44,9 +44,9 @@ for name in list(names)[:-1]:
     print(f"{names[name]:>10}: {steps:,} steps, linear probe ≈ {100 * entry['linear']:.0f} %")
 
 # %% [markdown]
-# DINO is **undertrained**: 250 steps, which is what a CPU allows for many views an image. What is true of it here may be
-# true of little training as much as of joint embedding, and section 2 tries to tell the two apart. MoCo v3 had four times
-# as many steps and is a good network; where the two differ, look there first.
+# DINO is the **weakest** of the trained ones: it had as many steps as MoCo v3 and learned far less from them. What is true
+# of it here may be true of little learning as much as of joint embedding, and section 2 tries to tell the two apart. MoCo
+# v3 is a good network; where the two differ, look there first.
 #
 # ## 1. Which networks are alike?
 #
@@ -225,9 +225,9 @@ plots.show(figure, alt="CKA by block in three panels: late, two joint-embedding 
 # %% [markdown]
 # Left, as it is: all pairs start near 1, where every network still holds the pixels, and most fall from block to block.
 # Middle: without the pixels, little is left between most pairs, and the pair of joint-embedding networks stands out in late
-# blocks. Right: about half of that was what a random network has as well, and the pair no longer lies far above one of
-# each. What remains late is above all a likeness of joint-embedding networks to the supervised one. SimMIM and MAE, in
-# their late blocks, are not like one another.
+# blocks. Right: a good part of that was what a random network has as well; the pair still lies above one of each, and no
+# higher than joint-embedding networks beside the supervised one. SimMIM and MAE, in their late blocks, are not like one
+# another.
 #
 # (A negative number is no mistake: taken out of both, the pixels may leave two remainders that disagree.)
 #
@@ -266,10 +266,10 @@ for kind, row, error in zip(kinds, value.T, wide.T):
 # The second row is worth a second look. Two networks that both reconstruct have CKA to show as they are, and none to speak
 # of without the pixels: "reconstructive" is one word for two different late halves. Why, these numbers do not say.
 #
-# ### The objective, or the amount of training?
+# ### The objective, or how much was learned?
 #
-# DINO was trained least of all. Networks that stayed near their start are alike for what they have from there. So ask how
-# near each is to a random network:
+# DINO learned least of all. Networks that stayed near their start are alike for what they have from there. So ask how near
+# each is to a random network:
 
 # %%
 for name in names:
@@ -282,8 +282,8 @@ for name in names:
 # has some of the same; the other three have little or none. So the blue line of the middle panel is in good part what two
 # networks kept from their start, and the right-hand panel is the fair one. What is left there cannot come from what any
 # random network has; both began with the same weights, though (the same seed), and what these particular weights have is
-# still in it. It is not much, and it may still hang on these very two networks: for a second seed of the same objective,
-# which would tell how alike two networks of *one* objective are, the course ships no network of 12 blocks.
+# still in it. And it may hang on these very two networks: for a second seed of the same objective, which would tell how
+# alike two networks of *one* objective are, the course ships no network of 12 blocks.
 #
 # ## 3. Which part of a block?
 #
@@ -366,7 +366,7 @@ plots.show(figure, alt="Accuracy by depth from CLS, mean and single patches: sup
 # untrained one, from CLS. From CLS, MoCo v3 and MAE are about level and well ahead of SimMIM and DINO; from the patches,
 # MAE is far ahead of the other self-supervised networks. So the paper's finding that the class lies closer to the surface
 # in joint-embedding networks **does not show at this scale**: MoCo v3 keeps up with MAE, from CLS alone, on half its steps
-# (which cost several times as much, chapter 12), and with 250 steps of DINO it could hardly show.
+# (which cost several times as much, chapter 12), and DINO is behind SimMIM.
 #
 # Where does CLS know more than the mean? Image by image, with intervals:
 
@@ -381,7 +381,7 @@ for name in names:
 # %% [markdown]
 # Clearly in the supervised network and in MoCo v3, both trained on CLS until it knew. MAE puts about as much into one as
 # into the other, though its loss never touches CLS: attention fills it on the way. The paper finds the same of MAE, and CLS
-# ahead in late blocks of joint-embedding networks. MoCo v3 shows that here; DINO, trained little, leaves it open.
+# ahead in late blocks of joint-embedding networks. MoCo v3 shows that here; DINO leaves it open.
 #
 # ### Patch by patch
 
@@ -399,8 +399,8 @@ plots.show(figure, alt="Maps of 64 single-patch probes after blocks 2 and 12: la
 
 # %% [markdown]
 # After block 2 the middle knows, where the object lies, in every network but the supervised one, which has told nearly all
-# patches by then. After block 12 the supervised network has the class everywhere, and MAE has spread it a good way; MoCo v3
-# and SimMIM still have it in the middle above all, and DINO's map is close to that of the untrained network.
+# patches by then. After block 12 the supervised network has the class everywhere, and MAE has spread it a good way; MoCo
+# v3, SimMIM and, with less of it, DINO still have it in the middle above all.
 #
 # A warning before you write down "the best patch has ...": the best of 64 coins, each thrown 200 times, looks better than a
 # coin. `over_tokens` finds the best patch on one half of the images and measures it on the other.
@@ -464,7 +464,7 @@ plots.show(figure, alt="Invariance by depth: to brightness the joint-embedding a
 
 # %% [markdown]
 # Brightness and contrast, left, is the clean case. The networks whose objective demanded it, through views or through
-# labels, are above 0.9 from block 6 on. SimMIM, whose target keeps the brightness, falls below the untrained network; MAE,
+# labels, are above 0.9 from block 8 on. SimMIM, whose target keeps the brightness, falls below the untrained network; MAE,
 # whose targets have each patch's brightness and contrast taken out, stays near it and ends a little above. (Bands are 95 %
 # intervals over images; SimMIM's are wide, because some images change much more than others.)
 #
@@ -591,9 +591,9 @@ for a, b in [("mocov3", "dino"), ("mocov3", "simmim"), ("mocov3", "mae"), ("dino
 # %% [markdown]
 # All intervals are wide with 200 images. The highest value belongs to MoCo v3 and MAE, one of each family; but these two
 # are also nearly level in accuracy, and two probes of unlike accuracy cannot be right together often. Error consistency
-# takes luck out, not that ceiling. As a share of it, the two pairs of one family (MoCo v3 and DINO, SimMIM and MAE) come to
-# about half, the mixed ones to less: the paper's order, but with intervals this wide no finding. F1, which the paper
-# reports, rises with accuracy itself, so it cannot be compared across pairs of unlike quality either.
+# takes luck out, not that ceiling. As a share of it, MoCo v3 and DINO come to most; but DINO and MAE, one of each, come to
+# more than SimMIM and MAE, one family: with intervals this wide no finding. F1, which the paper reports, rises with
+# accuracy itself, so it cannot be compared across pairs of unlike quality either.
 #
 # ## 7. What do a few labels change?
 #
@@ -746,7 +746,7 @@ for text, value, low, high in rows:
 # What holds of the papers' picture: in late blocks the two joint-embedding networks are more alike than the *mean* of the
 # four mixed pairs, without pixels too (not than every pair: MoCo v3 and MAE are more alike as they are); they are more
 # invariant to brightness, blur and flips; their probes rank classes more alike; MoCo v3's CLS tells the class better than
-# its patches. What the controls add: with a random network taken out, the lead in likeness is no longer clear;
+# its patches. What the controls add: with a random network taken out, about half of the lead in likeness is left;
 # joint-embedding networks are more invariant to a quarter turn as well, which nobody asked for, so "invariant to its views"
 # is not all there is to it; and that they agree more on an image than class by class, these images do not show. What does
 # not show at this scale: the part of the block in which the families differ, the lead of joint-embedding networks with ten
@@ -874,14 +874,14 @@ chapter10.check_best_token(best_token);
 # - CKA is a cosine, so what pixels or a random network explain can be taken out. What is left is the networks' own.
 # - In late blocks, joint-embedding networks are more alike than the mean of mixed pairs; a good part of that is what a
 #   random network has too. Without pixels, SimMIM and MAE are not like each other.
-# - "Trained little" and "trained jointly" look alike. A comparison of objectives needs networks that were trained equally
+# - "Learned little" and "trained jointly" look alike. A comparison of objectives needs networks that were trained equally
 #   well.
 # - Where the class lies depends on the objective: MoCo v3 has more of it in CLS than in the patches, MAE as much in both.
 #   Ask one token alone, and you rank networks by where they keep it.
 # - Invariance to brightness comes from what an objective asks for. Invariance to everything may come from knowing little.
 # - Agreement of class rankings is mostly about classes, hardly about images.
 #
-# **Limits.** One network of each kind, 96 channels wide, in a procedural world of ten shapes in grey; DINO had 250 steps.
+# **Limits.** One network of each kind, 96 channels wide, in a procedural world of ten shapes in grey; DINO learned little.
 # Intervals are over images or minibatches, not over seeds of training; how alike two seeds of one objective are, nothing
 # here says. Taking out pixels and a random network is a choice; another yardstick may leave something else. The probes saw
 # 200 images. Of the 2023 paper itself the abstract alone was at hand; what is compared with is the workshop paper, and how

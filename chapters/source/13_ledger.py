@@ -89,8 +89,10 @@ for name in lab.shipped:
     print(f"{name:>10}: {short.get(name, 'trained')}")
 
 # %% [markdown]
-# A claim about a network in this list that is not "trained" is *inconclusive*, whatever its numbers say. The ledger keeps
-# the numbers.
+# A claim about a network that is not "trained" would be *inconclusive*, whatever its numbers say. At the moment there is
+# none. But trained is not the same as **trained equally well**: DINO learned far less than MoCo v3 did in as many steps
+# (chapters 04 and 10), and shekhar-1, 2, 5 and 8 rest on these two. Whatever they say of joint embedding, they say of a
+# good and a weak network together.
 #
 # ## 2. The whole ledger
 #
@@ -160,13 +162,14 @@ plots.show(figure, alt="A row for each claim of Shekhar et al. 2023, its checks 
 # %% [markdown]
 # Read a row like this: dots on both sides of the band are a sentence of which one half holds and the other does not. A
 # diamond beside its dot says that an untrained network in the first one's place passes the same check: that network need
-# not have learned it, though its partner may have. A grey verdict beside coloured dots is a claim about an undertrained
-# network. A row without dots waits for a measurement, or cannot be measured here.
+# not have learned it, though its partner may have. A claim about an undertrained network would keep its dots and have a
+# grey verdict. A row without dots waits for a measurement, or cannot be measured here.
 #
 # Many dots lie ten or a hundred half widths from the margin. Do not read that as "large effect": with the same images shown
 # to both networks, tiny differences are far from 0. It says that *other images* would not change the verdict. Another seed
-# of training might, because most rows rest on one network of each kind. (The axis ends at 500. An answer in whole blocks, as
-# of raghu-2, may be the same however the images are drawn; its interval then has no width, and its dot stands at that end.)
+# of training might, because most rows rest on one network of each kind. (The axis ends at 500. An answer in whole blocks,
+# as of raghu-2, may be the same however the images are drawn; its interval then has no width, and its dot stands at that
+# end.)
 #
 # ### In words and numbers
 #
