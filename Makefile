@@ -27,7 +27,7 @@ lab: $(stamp)
 test: $(stamp)
 	@echo "Running the tests, and every chapter again to compare its outputs with the saved ones"
 	@OMP_NUM_THREADS=1 $(python) -m pytest --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg \
-		-n 2 --dist loadfile $(ARGS)
+		-n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 chapters: $(stamp)
 	@echo "Building the notebooks in chapters/ from chapters/source/"

@@ -177,7 +177,7 @@ def test_a_python_that_will_not_do_gets_one_line(make, trouble, message):
 @pytest.mark.parametrize("arguments, call, says", [
     (["lab", "ARGS=--no-browser --port 8899"], "-m jupyterlab chapters --no-browser --port 8899", "Opening JupyterLab"),
     (["test", "ARGS=-k 'one or two'"], "-m pytest --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg -n 2 "
-                                       "--dist loadfile -k one or two", "Running the tests"),
+                                       "--dist loadfile --no-loadscope-reorder -k one or two", "Running the tests"),
     (["chapters"], "chapters/build.py", "Building the notebooks"),
     (["chapters", "FORCE=1", "ARGS=01"], "chapters/build.py --force 01", "Building the notebooks"),
     (["assignments", "ARGS=01"], "chapters/assignments/release.py 01", "Making what students get"),

@@ -136,8 +136,23 @@ figure.colorbar(shown, ax=axes, label="CKA, n = 96")
 plots.show(figure, alt="Four heat maps of CKA between parts of two networks: the pair of untrained networks is the brightest.")
 
 # %% [markdown]
-# The two that share nothing; and next to them MoCo v3 with MAE, one of each family. Before you read anything into a CKA of
-# 0.8 between two trained networks, you need to know what two random ones have, and why. Ask the pixels:
+# The two that share nothing; and next to them MoCo v3 with MAE, one of each family. Stripes cross the maps, the same in every
+# block, darkest in MoCo v3 beside MAE. Which part of a block are they? Point at one, or use the arrow keys: all four maps
+# say what that pair of parts has. (Without a kernel you see a still picture.)
+
+# %%
+from lib.viz.heatmap import HeatMaps
+
+maps = {f"{names[a]}, {names.get(b, 'another seed')}": cka[where[a]][:, where[b]] for a, b in pairs}
+HeatMaps(maps, parts, parts, axes=("first", "second"), low=0.0, high=1.0, row=parts.index("block9.heads"),
+         column=parts.index("block9.heads"))
+
+# %% [markdown]
+# What attention writes before it joins the residual stream, the heads and their projection, in random networks too, if
+# faintly: section 3 comes back to it.
+#
+# Before you read anything into a CKA of 0.8 between two trained networks, you need to know what two random ones have, and
+# why. Ask the pixels:
 
 # %%
 figure, axis = plt.subplots(figsize=(6.5, 2.8))

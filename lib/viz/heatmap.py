@@ -103,6 +103,8 @@ class HeatMaps(anywidget.AnyWidget):
             for set_ticks, names in ((axis.set_xticks, self.meta["columns"]), (axis.set_yticks, self.meta["rows"])):
                 places = np.unique(np.linspace(0, len(names) - 1, min(len(names), 5)).round().astype(int))
                 set_ticks(places, [names[place] for place in places], fontsize=8)
+            if len(self.maps) > 2:                                                         # no room side by side
+                axis.tick_params("x", rotation=60)
         panels[0][0].set_ylabel(self.meta["axes"][0])
         figure.colorbar(drawn, ax=panels[0].tolist(), label=self.meta["quantity"])
         return png_of(figure)

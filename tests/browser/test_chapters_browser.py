@@ -131,12 +131,13 @@ def moves_pictures(page, screenshot):
     page.locator("img.widget-image").screenshot(path=screenshot)
 
 
-def test_09_two_layers_that_learners_compare(open_widget, screenshots):
-    page, ask = open_widget("09", "HeatMaps(", ".heatmaps[data-ready=yes]")
-    assert page.locator(".heatmaps-map").count() == 2
+@pytest.mark.parametrize("number, panels", [("09", 2), ("10", 4)])
+def test_two_layers_that_learners_compare(number, panels, open_widget, screenshots):
+    page, ask = open_widget(number, "HeatMaps(", ".heatmaps[data-ready=yes]")
+    assert page.locator(".heatmaps-map").count() == panels
     page.locator(".heatmaps-map").first.focus()
     page.keyboard.press("ArrowUp"), page.keyboard.press("ArrowRight")
     pair = page.locator(".heatmaps-pair").text_content()
-    page.locator(".heatmaps").screenshot(path=screenshots / "chapter-09.png")
-    assert ask("(it.meta['rows'][it.row], it.meta['columns'][it.column])") == "says ({!r}, {!r})\n".format(
-        *re.fullmatch("layer of the ViT (.*), layer of the CNN (.*)", pair).groups())
+    page.locator(".heatmaps").screenshot(path=screenshots / f"chapter-{number}.png")
+    row, column = ast.literal_eval(ask("(it.meta['rows'][it.row], it.meta['columns'][it.column])").removeprefix("says "))
+    assert pair == "{0} {2}, {1} {3}".format(*ast.literal_eval(ask("it.meta['axes']").removeprefix("says ")), row, column)
