@@ -51,7 +51,7 @@ def grade(submissions: Path, course: Path, limits: dict | None = None, due: dict
             release.release(number, course)
     api = release.course_api(course, {"Confined": limits or {}})
     dates = set_due(api, due or {})
-    troubles, notes, ran = {}, {}, {}
+    troubles, notes = {}, {}
     for (student, number), path in sorted(found.items()):
         place, trouble, notes[student, number] = collect(path, student, number, course)
         done = course / "autograded" / student / number / f"{number}.ipynb"
@@ -73,7 +73,6 @@ def grade(submissions: Path, course: Path, limits: dict | None = None, due: dict
             troubles[student, number] = trouble
             say(trouble)
         else:
-            ran[student, number] = record, print_of
             say(f"{time.perf_counter() - start:.1f} s")
             if not feedback(api, student, number):
                 troubles[student, number] = "nbgrader could not write its feedback"
