@@ -46,10 +46,12 @@ def grade(submissions: Path, course: Path, limits: dict | None = None, due: dict
         raise CourseError(f"no submission in {submissions}. It should hold a folder for each student, with their notebooks, "
                           "such as anna/01.ipynb" + "".join(f"; {line}" for line in left[:3]))
     read_marks(course / "marks.csv")                           # if it cannot be read, better now than after an hour
-    for number in sorted({number for _, number in found}):
-        if not (course / "release" / number).exists():
-            release.release(number, course)
     api = release.course_api(course, {"Confined": limits or {}})
+    with gradebook(api) as book:
+        known = {assignment.name for assignment in book.assignments if assignment.notebooks}
+    for number in sorted({number for _, number in found}):
+        if number not in known or not (course / "release" / number).exists():
+            release.release(number, course)                    # also where gradebook.db was deleted
     dates = set_due(api, due or {})
     troubles, notes = {}, {}
     for (student, number), path in sorted(found.items()):

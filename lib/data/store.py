@@ -7,7 +7,8 @@ short side is brought to S pixels (bicubic, antialiased) and the centre is cut o
     header   JSON: name, split, size, count, classes, folders, labels, resized, fingerprint, checksums, version
     end      16 bytes: length and CRC-32 of the header, and b"VITS"
 
-and is renamed to its final name only when all of it is on the disk: an interrupted pack leaves nothing that opens.
+and is renamed to its final name only when all of it is on the disk: an interrupted pack leaves nothing that opens, and a
+journal of checksums beside it from which the next one goes on.
 """
 import json
 import math
@@ -69,38 +70,63 @@ def square(image: Image.Image, size: int) -> np.ndarray:
 def pack(listing: Listing, path: Path, size: int) -> None:
     """Decode a whole listing into the file `path`, in its order, on all CPU cores.
 
-    Raises CourseError if the disk is too small, and whatever `listing.read` raises; then no file is left behind.
+    A call that was interrupted leaves what it had decoded beside `path`, and the next call for the same images goes on from
+    there. Raises CourseError if the disk is too small, and whatever `listing.read` raises.
     """
     ImageFile.LOAD_TRUNCATED_IMAGES = False                       # half an image is an error, whoever allowed it before
-    count, needed = len(listing.labels), len(listing.labels) * 3 * size**2
+    about = {field: value for field, value in vars(listing).items() if field != "read"}
+    about |= {"size": size, "count": len(listing.labels), "resized": "short side bicubic, centre crop", "chunk": CHUNK,
+              "version": VERSION}
+    partial, journal = (path.with_name(path.name + end) for end in (".partial", ".partial.log"))
     path.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(path.parent).free
+    title = f"{zlib.crc32(json.dumps(about).encode())}"           # first line of the journal: what is being packed
+    checksums = _packed_before(partial, journal, title, CHUNK * 3 * size**2)
+    done = min(CHUNK * len(checksums), about["count"])
+    needed, free = (about["count"] - done) * 3 * size**2, shutil.disk_usage(path.parent).free
     if needed > free:
         raise CourseError(f"{path} needs {needed / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB left: make room, "
                           "choose a smaller size, or name a folder on another disk in COURSE_DATA")
-    partial = path.with_name(path.name + ".partial")
-    checksums = []
     try:
-        with (open(partial, "wb") as file, ThreadPoolExecutor(os.cpu_count()) as pool,
-              tqdm(total=count, desc=f"packing {listing.name}/{listing.split} at {size} px", unit=" images") as bar):
-            for start in range(0, count, CHUNK):
-                chunk = np.empty((min(CHUNK, count - start), 3, size, size), np.uint8)
+        with (open(partial, "r+b" if done else "wb") as file, open(journal, "w") as log,
+              ThreadPoolExecutor(os.cpu_count()) as pool,
+              tqdm(total=about["count"], initial=done, desc=f"packing {listing.name}/{listing.split} at {size} px",
+                   unit=" images") as bar):
+            print(title, *checksums, sep="\n", file=log, flush=True)
+            file.seek(done * 3 * size**2)
+            file.truncate()
+            for start in range(done, about["count"], CHUNK):
+                chunk = np.empty((min(CHUNK, about["count"] - start), 3, size, size), np.uint8)
                 squares = pool.map(lambda i: square(listing.read(i), size), range(start, start + len(chunk)))
                 for k, image in enumerate(squares):
                     chunk[k] = image
                     bar.update()
                 file.write(chunk)
+                file.flush()
                 checksums.append(zlib.crc32(chunk))
-            about = {field: value for field, value in vars(listing).items() if field != "read"}
-            header = json.dumps({**about, "size": size, "count": count, "resized": "short side bicubic, centre crop",
-                                 "chunk": CHUNK, "checksums": checksums, "version": VERSION}).encode()
+                print(checksums[-1], file=log, flush=True)
+            header = json.dumps(about | {"checksums": checksums}).encode()
             file.write(header + END.pack(len(header), zlib.crc32(header), MAGIC))
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except BaseException:                                         # Ctrl-C as well
-        partial.unlink(missing_ok=True)
-        raise
+    finally:                                                      # after Ctrl-C as well
+        if not checksums or not partial.exists():
+            journal.unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
+
+
+def _packed_before(partial: Path, journal: Path, title: str, length: int) -> list[int]:
+    """Checksums of the chunks, of `length` bytes each, that an interrupted call for the same images left whole."""
+    lines = journal.read_text().splitlines() if journal.is_file() and partial.is_file() else []
+    if not lines or lines[0] != title:
+        return []
+    found = []
+    with open(partial, "rb") as file:
+        for line in lines[1:]:
+            if f"{zlib.crc32(file.read(length))}" != line:        # the last one may be cut short
+                break
+            found.append(int(line))
+    return found
 
 
 def read_header(path: Path) -> dict:

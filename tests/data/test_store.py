@@ -133,6 +133,51 @@ def test_an_interrupted_pack_leaves_nothing(tmp_path, error):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("harm, again", [
+    ("none", [8, 9]), ("cut", range(4, 10)), ("changed", range(10)), ("no journal", range(10)), ("torn line", range(4, 10)),
+    ("another set", range(10)), ("another size", range(10))])
+def test_an_interrupted_pack_goes_on_where_it_stopped(tmp_path, monkeypatch, packed, harm, again):
+    decoded, stop = [], 9
+
+    def read(i):
+        decoded.append(i)
+        if i == stop:
+            raise KeyboardInterrupt
+        return Image.fromarray(pictures()[i])
+
+    path = tmp_path / "x" / "toys.images"
+    partial, journal = (path.with_name(path.name + end) for end in (".partial", ".partial.log"))
+    with pytest.raises(KeyboardInterrupt):
+        pack(listing(read), path, S)
+    assert {each.name for each in path.parent.iterdir()} == {partial.name, journal.name}
+    content = partial.read_bytes()
+    {"none": lambda: None, "cut": lambda: partial.write_bytes(content[:-1]), "no journal": journal.unlink,
+     "changed": lambda: partial.write_bytes(b"x" + content[1:]),
+     "torn line": lambda: journal.write_text(journal.read_text()[:-2]),
+     "another set": lambda: None, "another size": lambda: None}[harm]()
+    decoded, stop, new, size = [], None, listing(read), S
+    if harm == "another set":
+        new.fingerprint = {"files": 11, "bytes": 2}
+    if harm == "another size":
+        size = S + 1
+    pack(new, path, size)
+    assert sorted(decoded) == list(again)
+    assert list(path.parent.iterdir()) == [path]
+    if harm in ("none", "cut", "changed", "no journal", "torn line"):
+        assert path.read_bytes() == packed.read_bytes()
+    assert len(PackedImages(path)) == N
+
+
+def test_what_is_packed_already_needs_no_room(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "CHUNK", 4)
+    path = tmp_path / "toys.images"
+    with pytest.raises(ZeroDivisionError):
+        pack(listing(lambda i: Image.fromarray(pictures()[i]) if i < 8 else 1 / 0), path, S)
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 2 * 3 * S * S}))
+    pack(listing(), path, S)
+    assert len(PackedImages(path)) == N
+
+
 def test_an_interrupted_pack_keeps_the_file_it_was_to_replace(packed):
     before = packed.read_bytes()
     with pytest.raises(ZeroDivisionError):
