@@ -105,3 +105,21 @@ def write_report(path: str | Path, result: dict, *, command: str, seeds: list[in
     except OSError as error:
         raise CourseError(f"cannot write {path}: {error.strerror}; choose another file") from None
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+
+
+def put_between(document: str, mark: str, text: str) -> str:
+    """A document with `text` between its lines <!-- mark --> and <!-- end of mark -->. Raises CourseError without them."""
+    start, end = f"<!-- {mark} -->\n", f"<!-- end of {mark} -->"
+    if start not in document or end not in document.split(start, 1)[1]:
+        raise CourseError(f"README.md has no place for this; write two lines into it: {start.strip()} and {end}")
+    before, rest = document.split(start, 1)
+    return f"{before}{start}\n{text}\n{end}{rest.split(end, 1)[1]}"
+
+
+def put_into_readme(mark: str, text: str) -> None:
+    """Replace what README.md holds between the two lines of a mark."""
+    new = put_between(README.read_text(encoding="utf-8"), mark, text)
+    write_atomically(README, lambda temporary: temporary.write_text(new, encoding="utf-8"))

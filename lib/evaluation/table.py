@@ -7,14 +7,13 @@ import json
 from pathlib import Path
 
 from lib.errors import CourseError
+from lib.evaluation.report import put_into_readme
 from lib.evaluation.yardsticks import measure
 from lib.models import zoo
 from lib.training.build import from_description
-from lib.training.checkpoint import write_atomically
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "data" / "results"
-START, END = "<!-- measured -->\n", "<!-- end of measured -->"
 NAMES = {"supervised": "Supervised", "mocov3": "MoCo v3", "dino": "DINO", "simmim": "SimMIM", "mae": "MAE", "hybrid": "Hybrid",
          "untrained": "Untrained"}
 COLUMNS = {"knn": "k-NN", "linear": "linear", "finetuned": "fine-tuned", "texture": "texture", "ground": "ground",
@@ -104,13 +103,5 @@ def table(folder: Path = RESULTS) -> str:
     return "\n".join([*parts, *lines]) + "\n"
 
 
-def put(readme: str, rows: str) -> str:
-    """README text with the table between its two marks."""
-    before, rest = readme.split(START)
-    return before + START + "\n" + rows + "\n" + END + rest.split(END)[1]
-
-
 if __name__ == "__main__":
-    path = ROOT / "README.md"
-    text = put(path.read_text(), table())
-    write_atomically(path, lambda temporary: temporary.write_text(text))
+    put_into_readme("measured", table())

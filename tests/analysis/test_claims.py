@@ -158,16 +158,11 @@ def test_claims_are_written_one_by_one_and_in_order(tmp_path, lab, three):
         ledger.written(tmp_path / "nowhere.json")
 
 
-def test_the_readme_gets_the_summary_between_its_marks(tmp_path, lab, three):
+def test_the_summary_for_the_readme(tmp_path, lab, three):
     list(ledger.measure(list(three), lab, "command", tmp_path / "claims.json"))
     text = ledger.markdown(ledger.written(tmp_path / "claims.json"))
     assert text.startswith("4 claims: 1 supported, 1 not supported, 1 inconclusive, 1 cannot be measured here.")
     assert "| simmim above 0: +1.00 (+0.50 to +1.50) | **supported** |" in text and "| private data |" in text
-    readme = f"before\n{ledger.START}old\n{ledger.END}\nafter\n"
-    once = ledger.put(readme, text)
-    assert once.startswith("before\n") and once.endswith("\nafter\n") and "old" not in once and ledger.put(once, text) == once
-    with pytest.raises(CourseError, match="no place for the ledger"):
-        ledger.put("nothing", text)
 
 
 def run(monkeypatch, *arguments):

@@ -67,6 +67,11 @@ def interleaved(works: dict[str, Callable[[], object]], device: str, rounds: int
     return times
 
 
+def median_ratio(slow: list[float], fast: list[float]) -> float:
+    """How many times as long the first takes: the median over rounds, each with its own."""
+    return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
+
+
 def matmul_rate(device: str, bf16: bool, size: int, rounds: int = 10) -> float:
     """FLOP/s of a square matrix product: the best the device does, against which utilisation is measured."""
     a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16 if bf16 else torch.float32) for _ in range(2))

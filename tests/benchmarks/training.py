@@ -1,14 +1,16 @@
 """How fast each objective trains, in one run: `python tests/benchmarks/training.py --out results.json`.
 
 Of each objective: images a second, compiled and not, the views' share of a step, peak memory beside the plan's estimate, and
-model-FLOP utilisation: operations of the plan a second, over those of a large matrix product on the same device.
+model-FLOP utilisation: operations of the plan a second, over those of a large matrix product on the same device. And how
+plain_training.py, each objective as its paper's pseudocode reads, stands beside it.
 """
 import argparse
 import statistics
 from pathlib import Path
 
 import torch
-from common import Noise, about, interleaved, matmul_rate, pick, write
+from common import Noise, about, interleaved, matmul_rate, median_ratio, pick, write
+from plain_training import LOSSES, Plain, views
 
 from lib.training.plan import Assumptions, plan
 from lib.training.recipes import OBJECTIVES, recipe
@@ -37,6 +39,10 @@ def measure(objective: str, a: argparse.Namespace, rate: float) -> dict:
     if a.compile:
         compiled = Trainer(recipe(objective, "paper", **changes | {"compile": True}), source)
         works["compiled"] = lambda: compiled.train_step(1)
+    if a.plain and type(eager.objective) in LOSSES:
+        plain, given = Plain(eager.objective, bf16=a.device == "cuda"), eager.prepare(1)
+        images = source.images(eager.batch_indices(1))
+        works |= {"plain": lambda: plain.step(given), "plain views": lambda: views(eager.objective, images)}
     times = interleaved(works, a.device, a.rounds)
     result["seconds"] = times
     for name in [name for name in ("eager", "compiled") if name in times]:
@@ -44,7 +50,12 @@ def measure(objective: str, a: argparse.Namespace, rate: float) -> dict:
         result[name] = {"images_per_second": r.batch_size / step, "views_share": statistics.median(times["views"]) / step,
                         "utilisation": expected.flops * r.batch_size / step / rate}
     if a.compile:
-        result["compiled_over_eager"] = statistics.median(e / c for e, c in zip(times["eager"], times["compiled"], strict=True))
+        result["compiled_over_eager"] = median_ratio(times["eager"], times["compiled"])
+    if "plain" in times:
+        own, plain = ([whole - part for whole, part in zip(times["eager"], times["views"], strict=True)], times["plain"])
+        both = [step + made for step, made in zip(plain, times["plain views"], strict=True)]
+        result["plain_over_course"] = {"whole": median_ratio(both, times["eager"]), "step": median_ratio(plain, own),
+                                       "views": median_ratio(times["plain views"], times["views"])}
     return result
 
 
@@ -58,6 +69,7 @@ def main(arguments: list[str] | None = None) -> dict:
     parser.add_argument("--rounds", type=int, default=10, help="steps of each kind that count")
     parser.add_argument("--small-heads", action="store_true", help="heads of a toy instead of the published ones")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="measure torch.compile too")
+    parser.add_argument("--plain", action=argparse.BooleanOptionalAction, default=True, help="measure the plain way too")
     parser.add_argument("--matmul", type=int, default=8192, help="rows of the matrices whose product gives the device's rate")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/training.json"), help="JSON file")
@@ -72,7 +84,9 @@ def main(arguments: list[str] | None = None) -> dict:
         print(f"{objective:<11}" + "; ".join(
             f"{name} {found[name]['images_per_second']:,.1f} images/s, views {found[name]['views_share']:.0%} of the step, "
             f"{found[name]['utilisation']:.0%} of the matmul rate" for name in ("eager", "compiled") if name in found)
-            + (f"; compiled / eager {found['compiled_over_eager']:.2f}" if a.compile else ""), flush=True)
+            + (f"; compiled / eager {found['compiled_over_eager']:.2f}" if a.compile else "")
+            + "".join(f"; {part}: the plain way takes {ratio:.1f} times as long"
+                      for part, ratio in found.get("plain_over_course", {}).items()), flush=True)
     return results
 
 

@@ -17,6 +17,7 @@ from lib.evaluation.report import (
     bootstrap_r2,
     bootstrap_statistic,
     commit,
+    put_between,
     r_squared,
     write_report,
 )
@@ -141,3 +142,12 @@ def test_commit_is_gits_or_unknown(monkeypatch):
     monkeypatch.setattr(report.shutil, "which", lambda name: None)
     monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("there is no git to run"))
     assert commit() == "unknown"
+
+
+def test_the_readme_gets_what_is_new_between_two_marks():
+    before = "a\n<!-- numbers -->\nold\n<!-- end of numbers -->\nb\n<!-- others -->\nkept\n<!-- end of others -->\n"
+    once = put_between(before, "numbers", "| new |\n")
+    assert once == before.replace("old\n", "\n| new |\n\n") and put_between(once, "numbers", "| new |\n") == once
+    for document in ("nothing", "<!-- end of numbers -->\n<!-- numbers -->\n"):
+        with pytest.raises(CourseError, match=r"write two lines into it: <!-- numbers --> and <!-- end of numbers -->"):
+            put_between(document, "numbers", "x")

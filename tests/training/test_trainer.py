@@ -1,4 +1,5 @@
 """The trainer: a run that was killed and resumed is the run that was never killed; what stops it says why."""
+import errno
 import io
 import json
 import math
@@ -294,6 +295,25 @@ def test_code_in_a_checkpoint_is_not_run(run, monkeypatch):
     monkeypatch.chdir(run)
     torch.save(checkpoint.load(run) | {"history": Trap()}, run / "last.pt")
     assert checkpoint.load(run)["step"] == 4 and not (run / "trapped").exists()
+
+
+@pytest.mark.parametrize("place, why", [("read-only", "Read-only file system"), ("others'", "no permission"),
+                                        ("file", "Not a directory")])
+def test_a_folder_that_cannot_be_written_is_named_before_training(place, why, source, tmp_path, monkeypatch):
+    folder, real = tmp_path / place / "run", Path.mkdir
+    if place == "file":
+        (tmp_path / place).write_text("a file where a folder should be")
+
+    def mkdir(path, *arguments, **options):
+        if place == "read-only" and path.is_relative_to(tmp_path):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        real(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    if place == "others'":                                         # root may write anywhere
+        monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(CourseError, match=rf"cannot write to .*run: {why}; choose another --out"):
+        Trainer(tiny(), source, folder)
 
 
 @pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), RuntimeError("PytorchStreamWriter failed"),

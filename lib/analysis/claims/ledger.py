@@ -11,12 +11,10 @@ from pathlib import Path
 from lib.analysis.claims import CLAIMS, Lab, measured
 from lib.analysis.claims.verdict import INCONCLUSIVE, NOT_HERE, NOT_SUPPORTED, SUPPORTED
 from lib.errors import CourseError
-from lib.evaluation.report import write_report
-from lib.training.checkpoint import write_atomically
+from lib.evaluation.report import put_into_readme, write_report
 
 ROOT = Path(__file__).parents[3]
 LEDGER = ROOT / "data" / "results" / "claims.json"
-START, END = "<!-- ledger -->\n", "<!-- end of ledger -->"
 VERDICTS = (SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE, NOT_HERE)
 
 
@@ -101,15 +99,5 @@ def markdown(entries: list[dict]) -> str:
     return "\n".join(rows) + "\n"
 
 
-def put(readme: str, text: str) -> str:
-    """README text with the summary between its two marks. Raises CourseError where they are missing."""
-    if START not in readme or END not in readme.split(START, 1)[1]:
-        raise CourseError(f"README.md has no place for the ledger; write two lines into it: {START.strip()} and {END}")
-    before, rest = readme.split(START, 1)
-    return f"{before}{START}\n{text}\n{END}{rest.split(END, 1)[1]}"
-
-
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    new = put(readme.read_text(), markdown(written()))
-    write_atomically(readme, lambda temporary: temporary.write_text(new))
+    put_into_readme("ledger", markdown(written()))
