@@ -118,7 +118,14 @@ def without_numbers(r: Recipe) -> Objective:
 
 def pretend(objective: Objective, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Inside FakeTensorMode: the objective, in place, and the batch come to a CPU that holds no numbers either."""
-    objective.to_empty(device="cpu").train().begin_step(0.0)
+    made: dict[int, tuple[Tensor, Tensor]] = {}                                    # the halves of a hybrid share a backbone
+    for held in [held for module in objective.modules() for held in (module._parameters, module._buffers)]:
+        for name, x in [(name, x) for name, x in held.items() if x is not None]:
+            if id(x) not in made:
+                new = torch.empty(x.shape, dtype=x.dtype)
+                made[id(x)] = x, nn.Parameter(new, x.requires_grad) if isinstance(x, nn.Parameter) else new
+            held[name] = made[id(x)][1]
+    objective.train().begin_step(0.0)
     return {name: torch.empty(x.shape, dtype=x.dtype) for name, x in batch.items()}
 
 

@@ -31,6 +31,12 @@ def test_published_networks_have_their_published_sizes(objective, elements):
     assert {x.device.type for x in network.state_dict().values()} == {"meta"}
 
 
+def test_the_hybrids_two_halves_share_a_backbone_in_its_plan():
+    r = recipe("hybrid", "paper", **SMALL["hybrid"], model="vit_nano", image_size=64, patch_size=8)
+    alone = replace(r, cl_weight=0.0)                              # 128 images: enough for its products to be remembered
+    assert plan(r, Assumptions(gpus=8)).backbone == plan(alone, Assumptions(gpus=8)).backbone
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_published_recipe_has_a_plan(objective):
     small = {k: v for k, v in SMALL[objective].items() if k not in ("mask_cell", "local_size")}
