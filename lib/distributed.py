@@ -3,6 +3,7 @@
 Start with torchrun: `torchrun --nproc-per-node 2 -m lib.training mocov3 --scale smoke`; on several nodes with torchrun's
 --nnodes, --node-rank, --master-addr and --master-port too, or by SLURM: lib/training/slurm.sh.
 """
+import math
 import os
 
 import torch
@@ -59,6 +60,17 @@ def gather(x: Tensor) -> Tensor:
     parts = [torch.empty_like(x) for _ in range(world_size())]
     dist.all_gather(parts, x.detach().contiguous())
     return torch.cat(parts)
+
+
+def share(n: int) -> Tensor:
+    """Numbers of this process's part of n things, as many in each process: (ceil(n / world_size),). The last may come twice."""
+    each = math.ceil(n / world_size())
+    return torch.arange(rank() * each, (rank() + 1) * each).clamp(max=n - 1)
+
+
+def gather_shares(x: Tensor, n: int) -> Tensor:
+    """What the processes made of their `share` of n things, in the things' order: (ceil(n / world_size), ...) -> (n, ...)."""
+    return gather(x)[:n]
 
 
 def mean(x: Tensor) -> Tensor:

@@ -18,6 +18,10 @@ from lib import cli, distributed
 from lib.data import Loaded, open_source
 from lib.distributed import BatchNorm
 from lib.errors import CourseError
+from lib.evaluation.features import extract
+from lib.evaluation.finetune import FineTuneRecipe, finetune
+from lib.evaluation.linear import published_probe
+from lib.models.vit import ViT, init_xavier
 from lib.objectives.contrastive import info_nce
 from lib.training import __main__ as command_line
 from lib.training import checkpoint
@@ -95,6 +99,19 @@ def sharded(objective: str, shard: bool, folder: Path | None = None) -> Trainer:
     return trainer
 
 
+def evaluated() -> dict:
+    """Features, k-NN's food, of 50 images by an odd batch size; a published linear probe; three epochs of fine-tuning."""
+    torch.manual_seed(0)
+    backbone = init_xavier(ViT(16, 4, dim=24, depth=2, heads=2))
+    train, val = (Loaded(open_source("shapes", split, 16, limit=50, difficulty="easy")) for split in ("train", "val"))
+    tune = FineTuneRecipe(epochs=3, batch_size=16, learning_rate=1e-2, warmup_epochs=1, drop_path=0.0, mixup=0.0, cutmix=0.0)
+    tuned = finetune(backbone, train, val, tune, "mean", device="cpu")
+    return {"features": extract(backbone, train, batch_size=7)[0],
+            "probe": published_probe(backbone, train, val, "mocov3", epochs=3, batch_size=10),
+            "losses": [line["loss"] for line in tuned.history], "predictions": tuned.predictions,
+            "tuned": tuned.network.state_dict()}
+
+
 def checksum(backbone: nn.Module) -> float:
     """A number that depends on all weights: the representation of a grey image."""
     with torch.no_grad():
@@ -142,6 +159,7 @@ def work(folder: Path) -> None:
             trainer = sharded(objective, shard, folder / f"{objective}-sharded" if shard else None)
             share = sum(getattr(p, "_local_tensor", p).numel() for p in trainer.objective.parameters())
             found[f"{objective} {shard}"] = trainer.history, share
+    found["evaluated"] = evaluated()
     found["one to two"] = elastic(folder / "one to two", resume=True, upto=8)[1]
     torch.distributed.barrier()
     found["two to one"] = elastic(folder / "two to one", resume=False, upto=3)[1]
@@ -262,6 +280,37 @@ def test_a_signal_to_one_process_stops_both(found):
         assert largest_difference(answers["resumed weights"], answers["weights"]) == 0
     assert found[0]["resumed"] == found[0]["history"]
     assert checkpoint.load(found[2] / "run")["step"] == 8
+
+
+def test_two_processes_evaluate_like_one(found, one_thread):
+    one = evaluated()
+    for answers in (answers["evaluated"] for answers in found[:2]):
+        close(answers["features"], one["features"])
+        assert torch.equal(answers["probe"], one["probe"]) and torch.equal(answers["predictions"], one["predictions"])
+        assert answers["losses"] == pytest.approx(one["losses"], abs=1e-5)
+        assert largest_difference(answers["tuned"], one["tuned"]) < 1e-3
+    assert largest_difference(found[0]["evaluated"]["tuned"], found[1]["evaluated"]["tuned"]) == 0
+
+
+def test_a_share_of_what_does_not_divide(monkeypatch):
+    monkeypatch.setattr(distributed, "world_size", lambda: 4)
+    shares = []
+    for rank in range(4):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        shares.append(distributed.share(5).tolist())
+    assert shares == [[0, 1], [2, 3], [4, 4], [4, 4]]
+    with pytest.raises(CourseError, match="a batch of 6 does not divide over 4 processes"):
+        source = open_source("shapes", "train", 16, limit=8, difficulty="easy")
+        finetune(ViT(16, 4, dim=24, depth=1, heads=2), source, source, FineTuneRecipe(batch_size=6), device="cpu")
+
+
+def test_torchrun_fine_tunes_and_writes_one_report(tmp_path):
+    flags = ("shapes/mae --recipe course --epochs 1 --warmup-epochs 0 --images 64 --batch-size 32 --device cpu "
+             f"--out {tmp_path}/x.json")
+    answer = torchrun("-m", "lib.evaluation", "finetune", *flags.split())
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    assert answer.stdout.count("finetuned:") == 2                  # trained and untrained, each once
+    assert json.loads((tmp_path / "x.json").read_text())["trained"]["finetuned"]["value"] > 0
 
 
 @pytest.mark.parametrize(("processes", "precision", "epochs", "tolerance"),

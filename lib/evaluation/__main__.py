@@ -1,7 +1,8 @@
 """Evaluate a network: `python -m lib.evaluation frozen runs/x --out data/results/x.json`, and six more yardsticks.
 
 A network is a run's folder, a checkpoint that ships ("shapes/mocov3"), an official one ("official:mocov3-vitb16") or "timm:"
-and a name. It is measured beside an untrained one of its kind, the negative control.
+and a name. It is measured beside an untrained one of its kind, the negative control. Several processes share the images of
+`frozen`, `depths` and `finetune`: `torchrun --nproc-per-node 8 -m lib.evaluation finetune runs/x --recipe mae`.
 """
 import argparse
 import contextlib
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from lib import cli
+from lib import cli, distributed
 from lib.data import Loaded, open_source
 from lib.data.pairs import PairFolder
 from lib.data.shapes import DIFFICULTIES
@@ -170,7 +171,9 @@ def parser_of(name: str) -> argparse.ArgumentParser:
 
 
 def show(name: str, found: dict) -> None:
-    """A line for every number that has an interval."""
+    """A line for every number that has an interval, from the first process."""
+    if distributed.rank():
+        return
     for measure_name, m in found.items():
         if isinstance(m, dict) and "interval" in m and m["interval"]:
             value = next(m[k] for k in ("value", "accuracy", "shape_bias") if k in m)
@@ -192,7 +195,7 @@ def evaluate(name: str, arguments: list[str]) -> None:
     if not a.network:
         raise CourseError("an empty name was given for the network; name a run's folder")
     check_out(a.out)
-    subject, device = open_subject(a.network), pick_device(a.device)
+    subject, device = open_subject(a.network), distributed.start(pick_device(a.device))
     a.data, a.difficulty, a.pooling = a.data or subject.data, a.difficulty or subject.difficulty, a.pooling or subject.pooling
     if a.data is None:
         raise CourseError("--data is needed: nothing says what this network is to be evaluated on")
@@ -203,9 +206,10 @@ def evaluate(name: str, arguments: list[str]) -> None:
         result[kind] = MEASURES[name](a, subject, getattr(subject, "backbone" if kind == "trained" else kind).to(device))
         show(kind, result[kind])
     result |= about_training(a.network, subject)
-    if a.out:
+    if a.out and not distributed.rank():
         words = f"python -m lib.evaluation {shlex.join(sys.argv[1:])}"
         write_report(a.out, result, command=words, seeds=[a.seed], device=device)
+    distributed.wait()                                             # a launcher ends all when the first one ends
 
 
 def table(arguments: list[str]) -> None:
@@ -226,7 +230,10 @@ def main() -> None:
     if arguments[:1] == ["table"]:
         return table(arguments[1:])
     name = arguments.pop(0) if arguments and arguments[0] in MEASURES else "frozen"
-    return evaluate(name, arguments)
+    try:
+        return evaluate(name, arguments)
+    finally:
+        distributed.stop()
 
 
 if __name__ == "__main__":

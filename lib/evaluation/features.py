@@ -1,4 +1,4 @@
-"""Frozen features: one pass of a backbone over a source, no augmentation.
+"""Frozen features: one pass of a backbone over a source, no augmentation. Several processes (torchrun) share the images.
 
 Any ViT of timm's making will do (VisionTransformer, DeiT, BEiT, the course's own): it has `blocks`, `forward_features` and
 `num_prefix_tokens`. What is inside is caught by hooks, so no model is changed for it.
@@ -12,6 +12,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from lib import distributed
 from lib.data.views import normalize
 from lib.errors import CourseError
 
@@ -97,11 +98,11 @@ def extract_depths(backbone: VisionTransformer, source, depths, pooling: str | i
                           f"{source.size}; open the source at a size of {size[0]}")
     batches = {depth: [] for depth in depths}
     with frozen(backbone):
-        for start in range(0, len(source), batch_size):
-            images = source.images(torch.arange(start, min(start + batch_size, len(source)))).to(weight.device)
+        for indices in torch.arange(len(source)).split(batch_size * distributed.world_size()):
+            images = source.images(indices[distributed.share(len(indices))]).to(weight.device)
             images = standardize(images, mean, std).to(weight.dtype)
             for depth, features in pooled(backbone, images, depths, pooling).items():
-                batches[depth].append(features.float().cpu())
+                batches[depth].append(distributed.gather_shares(features.float(), len(indices)).cpu())
     features = {depth: torch.cat(parts) for depth, parts in batches.items()}
     for depth, rows in features.items():
         if not rows.isfinite().all():

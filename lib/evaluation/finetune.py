@@ -23,9 +23,10 @@ import torch
 import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from lib import random
+from lib import distributed, random
 from lib.data.mixing import erase, mix
 from lib.data.views import SUPERVISED, make_view, normalize
 from lib.errors import CourseError
@@ -162,8 +163,9 @@ def finetune(backbone: nn.Module, train, val, r: FineTuneRecipe, pooling: str = 
 
     Head, order, views, mixing and drop path depend on the seed alone: on a CPU, the same seed gives the same network to the
     last bit (a GPU may add in another order). The forward pass is bf16 on a GPU and fp32 on a CPU; the device is waited for
-    every 10 steps. A remainder of the images that fills no batch is left for another epoch. Raises CourseError if the
-    sources or the backbone do not fit, or if the loss is not finite.
+    every 10 steps. A remainder of the images that fills no batch is left for another epoch. Of several processes (torchrun)
+    each takes its share of every batch; mixup and cutmix then mix an image with one of its own process. Raises CourseError
+    if the sources or the backbone do not fit, or if the loss is not finite.
     """
     device = torch.device(pick_device(device))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):      # the caller's random state stays
@@ -183,6 +185,9 @@ def _check(network: nn.Module, train, val, r: FineTuneRecipe) -> None:
     if len(train) < r.batch_size or not len(val):
         raise CourseError(f"a batch of {r.batch_size} needs as many images and validation at least 1, got {len(train)} and "
                           f"{len(val)}; lower batch_size")
+    if r.batch_size % distributed.world_size():
+        raise CourseError(f"a batch of {r.batch_size} does not divide over {distributed.world_size()} processes; change "
+                          "batch_size")
     if val.size != size:
         raise CourseError(f"this backbone takes images of {size} pixels, those of {val.name}/{val.split} have {val.size}; "
                           f"open the source at a size of {size}")
@@ -191,16 +196,21 @@ def _check(network: nn.Module, train, val, r: FineTuneRecipe) -> None:
 def _train(network: nn.Module, train, r: FineTuneRecipe, seed: int, device: torch.device,
            progress: bool) -> list[dict[str, float]]:
     optimizer = torch.optim.AdamW(parameter_groups(network, r), lr=r.learning_rate, fused=True)
+    several, call = distributed.world_size() > 1, network
+    if several:                                                    # a mask token, say, gets no gradient here
+        torch.manual_seed(int(random.combine(seed, "fine-tuning", distributed.rank())) % 2**63)      # of drop path
+        call = DistributedDataParallel(network, broadcast_buffers=False, find_unused_parameters=True)
     view = replace(SUPERVISED, scale=(r.crop_min, 1.0), jitter=r.jitter)
     labels, size = train.labels(torch.arange(len(train))).cpu(), network.patch_embed.img_size[0]
     per_epoch = len(train) // r.batch_size
     steps, history, pending, since = r.epochs * per_epoch, [], 0, 0
-    network.train()
+    call.train()
+    progress = progress and distributed.rank() == 0
     for step in tqdm(range(steps), desc="fine-tuning", unit="step", disable=not progress, leave=False):
         epoch, place = divmod(step, per_epoch)
         if place == 0:
             order = random.permutation(random.combine(seed, "fine-tuning order", epoch), len(train))
-        indices = order[place * r.batch_size:(place + 1) * r.batch_size]
+        indices = order[place * r.batch_size:(place + 1) * r.batch_size][distributed.share(r.batch_size)]
         keys = random.combine(seed, "fine-tuning views", epoch, indices)
         images = make_view(train.images(indices).to(device, non_blocking=True), view, size, keys)
         images = erase(images, keys, r.erase)
@@ -208,7 +218,7 @@ def _train(network: nn.Module, train, r: FineTuneRecipe, seed: int, device: torc
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(r, step / per_epoch) * group["lr_scale"]
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            logits = widen(network(images))                                             # (B, classes)
+            logits = widen(call(images))                                             # (B, classes)
         loss = F.cross_entropy(logits, targets)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -217,7 +227,8 @@ def _train(network: nn.Module, train, r: FineTuneRecipe, seed: int, device: torc
         optimizer.step()
         pending = pending + loss.detach()
         if (step + 1) % LOG_EVERY == 0 or step + 1 == steps:
-            history.append({"step": step + 1, "epoch": (step + 1) / per_epoch, "loss": pending.item() / (step + 1 - since),
+            history.append({"step": step + 1, "epoch": (step + 1) / per_epoch,
+                            "loss": distributed.mean(pending).item() / (step + 1 - since),
                             "learning_rate": learning_rate_at(r, step / per_epoch)})
             if not math.isfinite(history[-1]["loss"]):
                 raise CourseError(f"the loss of fine-tuning is not a finite number between steps {since + 1} and {step + 1} "
@@ -232,9 +243,9 @@ def predict(network: nn.Module, source, batch_size: int = 256) -> Tensor:
     """The class that a classifier finds in each image: (N,) int64, on the CPU. Raises CourseError if logits are not finite."""
     device, logits = next(network.parameters()).device, []
     with frozen(network):
-        for start in range(0, len(source), batch_size):
-            images = source.images(torch.arange(start, min(start + batch_size, len(source)))).to(device)
-            logits.append(network(normalize(images)).float().cpu())
+        for indices in torch.arange(len(source)).split(batch_size * distributed.world_size()):
+            images = source.images(indices[distributed.share(len(indices))]).to(device)
+            logits.append(distributed.gather_shares(network(normalize(images)).float(), len(indices)).cpu())
     logits = torch.cat(logits)
     if not logits.isfinite().all():
         raise CourseError("the fine-tuned network's logits are not finite: its last steps were too long; try a lower "

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from lib import random
+from lib import distributed, random
 from lib.data.views import ViewRecipe, denormalize, make_view
 from lib.errors import CourseError
 from lib.evaluation.features import extract, frozen, pooled, standardize
@@ -247,14 +247,14 @@ def published_probe(backbone: VisionTransformer, train, val, protocol: str, pool
         return probe_features(features, labels, queries, protocol, epochs, seed, batch_size).cpu()
 
     def features_of(epoch: int, images: Tensor) -> Tensor:
-        parts = []
-        for some in images.split(256):
+        parts = []                                                                 # of several processes, each makes a share
+        for some in images[distributed.share(len(images))].split(256):
             keys = random.combine("linear view", seed, epoch, some)
             views = make_view(train.images(some).to(device), VIEW, backbone.patch_embed.img_size[0], keys)
             views = views if mean is None else standardize(denormalize(views), mean, std)
             with frozen(backbone):
                 parts.append(pooled(backbone, views, (depth,), pooling)[depth].float())
-        return torch.cat(parts)
+        return distributed.gather_shares(torch.cat(parts), len(images))
 
     labels = train.labels(torch.arange(len(train))).to(device)
     heads = train_heads(features_of, labels, torch.arange(len(train)), p, queries.shape[1], seed)

@@ -88,7 +88,7 @@ def train() -> None:
         source = open_source(r.data, "train", r.image_size, limit=r.images or None, difficulty=r.difficulty)
         if len(source) * 3 * r.image_size**2 < FITS:
             source = Loaded(source, device, progress=main)
-        monitor = knn_monitor(r, source) if r.knn_every and main else None
+        monitor = knn_monitor(r, source) if r.knn_every else None
         trainer = Trainer(r, source, out, resume=resume, monitor=monitor, progress=True)
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, lambda number, _: stop(trainer, number))

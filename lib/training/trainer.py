@@ -234,7 +234,7 @@ class Trainer:
                 stop = stop or (self.stop and distributed.world_size() == 1)
                 if place == 0 and r.knn_every and (last or epoch % r.knn_every == 0):
                     backbone = self._whole_backbone()
-                    if self.monitor and main:
+                    if self.monitor:                               # in all processes, which may share its work
                         write(self._monitor_line(backbone))
                 if self.step % (r.checkpoint_every or self.steps_per_epoch) == 0 or last or stop:
                     self.first_bad = torch.where(self._weights_finite(), self.first_bad, self.first_bad.clamp(max=self.step))
