@@ -27,16 +27,19 @@ class NotRight(AssertionError):
 
 def check(function, *inputs, case=""):
     """function(*inputs) against the numbers on file."""
-    entry = json.loads(KNOWN.read_text(encoding="utf-8"))[key(function.__name__, case)]
+    name = getattr(function, "__name__", type(function).__name__)
+    entry = entries().get(key(name, case))
+    if entry is None:
+        raise NotRight(f"there is no task `{name}`: write the answer as `def`, with the name that the task gives it")
     given = copy.deepcopy(inputs)
     outcome = packed(function, *given)
     complaint = difference(outcome, entry["right"]) or changed(inputs, given)
     if complaint is None:
-        print(f"`{function.__name__}` is right here{': ' * bool(case)}{case}")
+        print(f"`{name}` is right here{': ' * bool(case)}{case}")
         return
     likely = " Or: ".join(text for text, wrong in entry["mistakes"] if difference(outcome, wrong) is None)
     mistake = f" Likely mistake: {likely}" if likely else ""
-    raise NotRight(f"`{function.__name__}`{', ' * bool(case)}{case}: {complaint}.{mistake}")
+    raise NotRight(f"`{name}`{', ' * bool(case)}{case}: {complaint}.{mistake}")
 
 
 def same(got, expected, given, tolerance=TOLERANCE):
@@ -44,6 +47,11 @@ def same(got, expected, given, tolerance=TOLERANCE):
     complaint = difference(pack(got), pack(expected), tolerance)
     if complaint is not None:
         raise NotRight(f"{given}: {complaint}")
+
+
+def entries():
+    """{check: {"right": numbers, "mistakes": [(what to say, numbers)]}}"""
+    return json.loads(KNOWN.read_text(encoding="utf-8"))
 
 
 def key(name, case):

@@ -17,6 +17,7 @@ import hashlib
 import re
 import sys
 import time
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -46,12 +47,14 @@ def grade(submissions: Path, course: Path, limits: dict | None = None, due: dict
         raise CourseError(f"no submission in {submissions}. It should hold a folder for each student, with their notebooks, "
                           "such as anna/01.ipynb" + "".join(f"; {line}" for line in left[:3]))
     read_marks(course / "marks.csv")                           # if it cannot be read, better now than after an hour
+    check_due(due or {})
     api = release.course_api(course, {"Confined": limits or {}})
     with gradebook(api) as book:
-        known = {assignment.name for assignment in book.assignments if assignment.notebooks}
-    for number in sorted({number for _, number in found}):
-        if number not in known or not (course / "release" / number).exists():
-            release.release(number, course)                    # also where gradebook.db was deleted
+        known = {each.name for each in book.assignments if each.notebooks}
+        graded = {(one.student.id, each.name) for each in book.assignments for one in each.submissions}
+    for number in sorted({number for _, number in found}):     # gradebook.db may have been deleted, or release/
+        if number not in known or not (course / "release" / number / f"{number}.ipynb").exists():
+            release.release(number, course)
     dates = set_due(api, due or {})
     troubles, notes = {}, {}
     for (student, number), path in sorted(found.items()):
@@ -60,7 +63,8 @@ def grade(submissions: Path, course: Path, limits: dict | None = None, due: dict
         late = f"{dates.get(number)} {api.config.LateSubmissionPlugin}"
         print_of = fingerprint(place, course / "instructor" / number, late)
         record = course / "autograded" / student / f".{number}.sha256"
-        if not trouble and not force and done.exists() and record.exists() and record.read_text() == print_of:
+        as_before = (student, number) in graded and done.exists() and record.exists() and record.read_text() == print_of
+        if as_before and not trouble and not force:
             continue
         say(f"{student}, assignment {number}: ", end="", flush=True)
         start = time.perf_counter()
@@ -113,17 +117,21 @@ def gradebook(api):
     return Gradebook(api.coursedir.db_url, api.coursedir.course_id)
 
 
+def check_due(due: dict[str, str]) -> None:
+    """Raises CourseError for an assignment that is not there, and for what is no date."""
+    for number, when in due.items():
+        if number not in release.numbers():
+            raise CourseError(f'--due "{number}={when}": no assignment {number!r}; there are: ' + ", ".join(release.numbers()))
+        try:
+            datetime.fromisoformat(when)
+        except ValueError:
+            raise CourseError(f'--due "{number}={when}": a date was expected, such as 2026-10-05 18:00 (UTC)') from None
+
+
 def set_due(api, due: dict[str, str]) -> dict[str, datetime | None]:
     """Enter when assignments are due -> when those that are known are, in UTC."""
     with gradebook(api) as book:
         for number, when in due.items():
-            if number not in release.numbers():
-                raise CourseError(f'--due "{number}={when}": no assignment {number!r}; there are: '
-                                  + ", ".join(release.numbers()))
-            try:
-                datetime.fromisoformat(when)
-            except ValueError:
-                raise CourseError(f'--due "{number}={when}": a date was expected, such as 2026-10-05 18:00 (UTC)') from None
             book.update_or_create_assignment(number, duedate=when)
         return {assignment.name: assignment.duedate for assignment in book.assignments}
 
@@ -169,7 +177,8 @@ def write_grades(path: Path, book, found: set, troubles: dict, notes: dict) -> l
                 state = before[key]["state"]
             lines.append({"student": key[0], "assignment": key[1], "points": submission.score - penalty,
                           "of": submission.max_score, "to mark": waiting,
-                          "hours late": round(submission.total_seconds_late / 3600, 1), "state": state})
+                          "hours late": round(submission.total_seconds_late / 3600, 1) if submission.timestamp else None,
+                          "state": state})
     known = {(line["student"], line["assignment"]) for line in lines}
     lines += [{**line, "points": float(line["points"])} for key, line in before.items()
               if key not in known and key not in troubles and key not in found]
@@ -178,6 +187,21 @@ def write_grades(path: Path, book, found: set, troubles: dict, notes: dict) -> l
     lines.sort(key=lambda line: (line["assignment"], line["student"]))
     write(path, ["student", "assignment", "points", "of", "to mark", "hours late", "state"], lines)
     return lines
+
+
+@contextmanager
+def alone(course: Path):
+    """One program at a time grades into a folder. Raises CourseError for the second."""
+    course.mkdir(parents=True, exist_ok=True)
+    with (course / ".grading").open("w") as file:
+        try:
+            import fcntl
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:                                    # Windows
+            pass
+        except BlockingIOError:
+            raise CourseError(f"another `make grade` is at work in {course}; wait until it has ended") from None
+        yield
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -192,7 +216,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         due = dict(text.split("=", 1) if "=" in text else (text, "") for text in options.due)
         limits = {"seconds": options.seconds, "memory": int(options.memory * 2**30)}
-        lines = grade(options.submissions, options.course.resolve(), limits, due, options.force)
+        with alone(options.course.resolve()):
+            lines = grade(options.submissions, options.course.resolve(), limits, due, options.force)
     except CourseError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -3,9 +3,12 @@
 Students delete cells, copy them, rename the file. So what is graded is the notebook that was handed out, with the student's
 answers in it, and with the cells that the student added where they stood.
 """
+import ast
+import json
 import re
 import shutil
 import unicodedata
+import warnings
 from collections import Counter
 from datetime import UTC, datetime
 from functools import cache
@@ -17,9 +20,11 @@ import release
 
 from lib.errors import CourseError
 
+HERE = Path(__file__).resolve().parent
 LARGEST = 20 * 2**20                                           # bytes of a notebook that is read
 OURS = ("submitted", "autograded", "feedback", "release", "instructor", "source")
-INSTALL = re.compile(r"(?m)^(\s*)([!%]\s*(?:pip3?|conda|mamba|uv)\b.*)$")
+# "!pip install x", "%pip ...", "!python -m pip ...", "!{sys.executable} -m pip ...", with the lines that they go on in
+INSTALL = re.compile(r"(?m)^([ \t]*)([!%][ \t]*(?:\S+[ \t]+-m[ \t]+)?(?:pip3?|conda|mamba|uv)\b(?:[^\n]*\\\n)*[^\n]*)$")
 
 
 def find(folder: Path, course: Path) -> tuple[dict[tuple[str, str], Path], list[str]]:
@@ -30,7 +35,7 @@ def find(folder: Path, course: Path) -> tuple[dict[tuple[str, str], Path], list[
     if not folder.is_dir():
         raise CourseError(f"{folder} is not a folder. It should hold a folder for each student, with their notebooks")
     place, course = folder.resolve(), course.resolve()
-    if course.is_relative_to(place) or any(place.is_relative_to(course / name) for name in OURS):
+    if course.is_relative_to(place) or HERE.is_relative_to(place) or any(place.is_relative_to(course / name) for name in OURS):
         raise CourseError(f"{folder} is where the course keeps its own files. Put what was handed in into a folder of its own, "
                           "with a folder for each student")
     found, left, folders = {}, [], {}
@@ -84,7 +89,16 @@ def all_names() -> dict[str, set[str]]:
 
 
 def read(path: Path) -> nbformat.NotebookNode:
-    return nbformat.reads(path.read_text(encoding="utf-8-sig"), as_version=4)
+    """Any notebook, also one that a program wrote carelessly: without metadata, with half a letter, with ids twice."""
+    data = json.loads(path.read_text(encoding="utf-8-sig"))
+    for part in [data, *(data.get("cells") or [])]:
+        part.setdefault("metadata", {})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        notebook = nbformat.reads(json.dumps(data), as_version=4)
+    for cell in notebook.cells:
+        cell.source = cell.source.encode("utf-8", "replace").decode()                # half of a pair of surrogates
+    return notebook
 
 
 def name_of(cell) -> str | None:
@@ -103,11 +117,12 @@ def assemble(handed_in, handed_out) -> nbformat.NotebookNode:
     A cell that was copied counts at its first place; copies, and cells that lost their name, are cells that the student
     added, and so is what the student made of a cell that is given or a test. An answer that another cell holds, under
     whatever name, is not covered by the stub. Behind the last cell of code, all that the student wrote belongs to the open
-    question. Lines that install something are left out.
+    question, with the pictures in it. Lines that install something are left out.
     """
     known = {name: cell for cell in handed_out.cells if (name := name_of(cell))}
     answers, before, behind = {}, {}, {None: []}               # of cells that are known: answer, and what was added
     written, last, told = [], None, {cell.source.strip() for cell in handed_out.cells}
+    pictures = with_own_names(handed_in.cells)
     for cell in handed_in.cells:
         name, text = name_of(cell), cell.source
         if name in known and name not in answers and is_open(known[name]):
@@ -121,6 +136,7 @@ def assemble(handed_in, handed_out) -> nbformat.NotebookNode:
             written = []
         elif cell.cell_type == "code":
             behind[last].append(text)
+            written += [text] if is_prose(text) else []
         elif text.strip() not in told:
             written.append(text)
     code = "\n".join(cell.source for cell in handed_in.cells if cell.cell_type == "code")
@@ -136,13 +152,34 @@ def assemble(handed_in, handed_out) -> nbformat.NotebookNode:
         name = name_of(cell)
         made.cells += [nbformat.v4.new_code_cell(before[name])] if name in before else []
         cell.source = answers.get(name, cell.source)
+        if name in known and is_open(cell):
+            cell.attachments = {key: picture for key, picture in pictures.items() if f"attachment:{key}" in cell.source}
         made.cells += [cell, *(nbformat.v4.new_code_cell(source) for source in (behind.get(name, []) if name else []))]
     for n, cell in enumerate(made.cells):
         cell.id = f"cell-{n}"                                  # the same for the same answers
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-            cell.source = INSTALL.sub(r"\1pass  # not run here: \2", cell.source)
+            cell.source = INSTALL.sub(lambda m: f"{m[1]}pass  # not run here: {' '.join(m[2].split())}", cell.source)
     return made
+
+
+def with_own_names(cells) -> dict[str, dict]:
+    """{name: picture} of what was pasted into cells of text; two of one name get two names, in the texts as well."""
+    pictures = {}
+    for n, cell in enumerate(cells):
+        for name, picture in dict(cell.get("attachments") or {}).items():
+            own = name if pictures.get(name, picture) == picture else f"{n}-{name}"
+            cell.source = cell.source.replace(f"(attachment:{name}", f"(attachment:{own}")
+            pictures[own] = picture
+    return pictures
+
+
+def is_prose(code: str) -> bool:
+    """Whether a cell of code holds nothing that runs: comments, or words."""
+    try:
+        return bool(code.strip()) and not ast.parse(INSTALL.sub("", code)).body
+    except (SyntaxError, ValueError):
+        return not code.lstrip().startswith(("%", "!"))
 
 
 def is_open(cell) -> bool:
@@ -158,15 +195,17 @@ def collect(path: Path, student: str, number: str, course: Path) -> tuple[Path, 
     place = course / "submitted" / student / number
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
+    handed_out = nbformat.read(course / "release" / number / f"{number}.ipynb", as_version=4)
     try:
         handed_in = read(path)
         nothing = not names_in(handed_in)
-        made = assemble(handed_in, nbformat.read(course / "release" / number / f"{number}.ipynb", as_version=4))
+        made = assemble(handed_in, handed_out)
+        nbformat.write(made, place / f"{number}.ipynb")
     except Exception as error:                                 # whatever a file may hold
         return place, f"not a notebook ({type(error).__name__})", ""
     if nothing:
+        (place / f"{number}.ipynb").unlink()
         return place, "none of its cells is one of the assignment; was it copied into a new notebook?", ""
-    nbformat.write(made, place / f"{number}.ipynb")
     stamp = path.parent / "timestamp.txt"
     if not stamp.is_file() or stamp.is_symlink():
         return place, "", ""
@@ -188,5 +227,5 @@ def moment(text: str) -> datetime | None:
         if found[2][0] in "+-":
             return datetime.fromisoformat(found[1] + found[2]).astimezone(UTC)
         return datetime.fromisoformat(found[1]).replace(tzinfo=ZoneInfo(found[2])).astimezone(UTC)
-    except (ValueError, KeyError, OSError):                    # no such day, or no such zone
+    except (ValueError, KeyError, OSError, OverflowError):     # no such day, or no such zone
         return None

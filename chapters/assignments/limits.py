@@ -18,23 +18,55 @@ from nbgrader.utils import is_grade, is_locked, is_solution
 from traitlets import Float, Integer
 
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "SYSTEMROOT")
+HIDDEN = "BEGIN HIDDEN TESTS"                                   # what a test holds that students do not see
 OUT_OF_MEMORY = re.compile(r"MemoryError|can't allocate memory|not enough memory|bad_alloc|Cannot allocate memory")
 
-# In a new kernel: exit() in a cell must not end it, and tests get names of their own.
-BEGIN = """import sys, types
+# A module in the kernel, out of reach of what the student's cells do to names, to the folder, or to the files in it. Tests run
+# in `names`: what is given, as it was made, the answers, and the checks.
+GRADED = """
+import json, pathlib, types
+from IPython import get_ipython
+
+names = {"__name__": "__main__"}
+here = pathlib.Path().absolute()
+texts = {name: (here / name).read_text(encoding="utf-8") for name in ("checks.py", "checks.json")}
+
+def keep(wanted):
+    space = get_ipython().user_ns
+    names.update({name: space[name] for name in wanted if name in space})
+
+def test(answers, source, shown):
+    keep(answers)
+    checks = types.ModuleType("checks")
+    checks.__file__ = str(here / "checks.py")
+    exec(compile(texts["checks.py"], "checks.py", "exec"), checks.__dict__)
+    checks.entries = lambda: json.loads(texts["checks.json"])
+    names.update(check=checks.check, same=checks.same)
+    try:
+        exec(compile(source, "<test>", "exec"), names)
+    finally:                                        # what a test makes that students see is there for their cells too
+        get_ipython().user_ns.update({name: names[name] for name in shown if name in names})
+
+class Left(BaseException):
+    pass
+
+def leave(*inputs, **words):
+    raise Left
+
+def prepare(answers, source):
+    names.update(dict.fromkeys(["check", "same", *answers], leave))
+    try:
+        exec(compile(source, "<test>", "exec"), names)
+    except BaseException:
+        pass
+"""
+# In a new kernel: exit() in a cell must not end it, and the module is made.
+BEGIN = """import sys as _sys, types as _types
 get_ipython().ask_exit = lambda: None
-sys.modules["graded"] = types.ModuleType("graded")
-sys.modules["graded"].names = {{}}
-del sys, types"""
-# After a cell that is given: what it made, as it made it.
-KEEP = """import sys as _sys
-_sys.modules["graded"].names.update({{k: globals()[k] for k in {names} if k in globals()}})"""
-# A test: with what is given, the answers, and the checks as they were, whatever else the student's cells made of these names.
-TEST = """import sys as _sys
-_sys.modules.pop("checks", None)
-_sys.modules["graded"].names.update({{k: globals()[k] for k in {names} if k in globals()}})
-exec("from checks import check, same", _sys.modules["graded"].names)
-exec(compile({source}, "<test>", "exec"), _sys.modules["graded"].names)"""
+_sys.modules["graded"] = _types.ModuleType("graded")
+exec(compile({source}, "<graded>", "exec"), _sys.modules["graded"].__dict__)"""
+CALL = """import sys as _sys
+_sys.modules["graded"].{call}"""
 
 
 def is_given(cell) -> bool:
@@ -74,11 +106,12 @@ class Confined(Execute):
     def start_new_kernel(self, **kwargs):
         environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         environment |= {"HOME": self.home, "OMP_NUM_THREADS": "1", "NBGRADER_EXECUTION": "autograde", "MPLBACKEND": "agg"}
+        environment |= {"PIP_TARGET": f"{self.home}/packages", "PIP_NO_INDEX": "1", "UV_OFFLINE": "1", "CONDA_OFFLINE": "1"}
         run_sync(self.async_start_new_kernel)(env=environment, preexec_fn=self.set_limits, **kwargs)
 
     def start_new_kernel_client(self, **kwargs):
         client = super().start_new_kernel_client(**kwargs)
-        self.kc.execute(BEGIN.format(), silent=True, store_history=False)
+        self.kc.execute(BEGIN.format(source=repr(GRADED)), silent=True, store_history=False)
         return client
 
     def set_limits(self):
@@ -109,7 +142,8 @@ class Confined(Execute):
         """Run the cell; did it run away?"""
         source = cell.source
         if is_grade(cell):
-            cell.source = TEST.format(names=self.answers, source=repr(source))
+            shown = [] if HIDDEN in source else sorted(made_by(source))
+            cell.source = CALL.format(call=f"test({self.answers}, {source!r}, {shown})")
         try:
             return self.run_limited(cell, resources, index)
         finally:
@@ -117,7 +151,7 @@ class Confined(Execute):
             if is_grade(cell):                                 # nbgrader takes a warning for a failure
                 cell.outputs = [each for each in cell.outputs if each.get("name") != "stderr"]
             elif is_given(cell):
-                self.kc.execute(KEEP.format(names=sorted(made_by(source))), silent=True, store_history=False)
+                self.kc.execute(CALL.format(call=f"keep({sorted(made_by(source))})"), silent=True, store_history=False)
 
     def run_limited(self, cell, resources, index) -> bool:
         late = f"stopped after {self.seconds:g} seconds. Does a loop never end?"
@@ -154,7 +188,10 @@ class Confined(Execute):
         self.start_new_kernel()
         self.start_new_kernel_client()
         for i, cell in enumerate(self.nb.cells[:index]):
-            if cell.cell_type == "code" and cell.source.strip() and i not in self.wild:
+            if i in self.wild and is_grade(cell):              # what it made before it called the answer, others may need
+                self.kc.execute(CALL.format(call=f"prepare({self.answers}, {cell.source!r})"), silent=True,
+                                store_history=False)
+            elif cell.cell_type == "code" and cell.source.strip() and i not in self.wild:
                 shadow = copy.deepcopy(cell)
                 if self.attempt(shadow, self.resources, i):    # it ran before, and does not now: leave it out for good
                     self.wild.add(i)
@@ -171,14 +208,14 @@ class HideTests(NbGraderPreprocessor):
         if cell.cell_type != "code":
             return cell, resources
         errors = [output for output in cell.get("outputs", []) if output.output_type == "error"]
-        hidden = is_grade(cell) and "BEGIN HIDDEN TESTS" in cell.source
+        hidden = is_grade(cell) and HIDDEN in cell.source
         if hidden:
             cell.source = re.sub(r"[^\n]*BEGIN HIDDEN TESTS.*?END HIDDEN TESTS[^\n]*\n?", "", cell.source, flags=re.DOTALL)
         for output in errors if hidden or not is_grade(cell) else ():
             said = output.evalue if output.ename in self.SAFE or not hidden else "(its text may hold what is hidden)"
             output.evalue, output.traceback = said[:500], [f"{output.ename}: {said[:500]}"]
         for output in errors if is_grade(cell) else ():
-            short = [part for part in output.traceback if "graded" not in part]               # without the lines of TEST
+            short = [part for part in output.traceback if "graded" not in part]               # without the lines of GRADED
             output.traceback = short or [f"{output.ename}: {output.evalue}"]
         if hidden or not is_grade(cell):
             cell.outputs = errors

@@ -10,6 +10,7 @@ from lib.errors import CourseError
 from lib.training.checkpoint import write_atomically
 
 MARKS = ["assignment", "student", "question", "points", "of", "comment", "answer"]
+csv.field_size_limit(2**30)                                    # of an answer
 TEXT = {"encoding": "utf-8-sig", "newline": ""}                # so that spreadsheets see the umlauts
 
 
@@ -95,6 +96,9 @@ def enter_marks(path: Path, book) -> tuple[set[tuple[str, str]], list[str]]:
     for number, student, one in open_grades(book):
         line = marks.pop((number, student, one.name), None)
         if line is None:
+            if one.needs_manual_grade and one.manual_score is not None:    # that of an answer before
+                one.manual_score = None
+                changed.add((student, number))
             continue
         answer = answer_in(path.parent, number, student, one.name)
         points = points_in(line, path, one.max_score)
@@ -103,6 +107,7 @@ def enter_marks(path: Path, book) -> tuple[set[tuple[str, str]], list[str]]:
         if line["answer"].split() != answer.split():
             lost.append(f"{student}, {number}, {one.name}: another answer was handed in since it was marked")
             one.manual_score, one.needs_manual_grade = None, True
+            book.find_comment(one.name, number, number, student).manual_comment = None
             changed.add((student, number))
             continue
         comment = book.find_comment(one.name, number, number, student)

@@ -22,4 +22,5 @@ c.Confined.extra_arguments = ["--IPKernelApp.log_level=ERROR"]
 c.GenerateFeedback.preprocessors = [
     "nbgrader.preprocessors.GetGrades", "limits.HideTests", "nbconvert.preprocessors.CSSHTMLHeaderPreprocessor",
 ]
+c.HTMLExporter.sanitize_html = True                            # what a student writes is text, not a program
 c.LateSubmissionPlugin.penalty_method = "none"                 # "zero": a late submission earns nothing

@@ -92,7 +92,7 @@ def hide(images, ratio, cell, which, uncovered):
 
 some = Shapes("train", size=64, difficulty="medium").images(torch.arange(10, 15))
 controls = {"mask ratio": {"25 %": 0.25, "40 %": 0.4, "60 %": 0.6, "75 %": 0.75}, "mask cell": {"1 × 1": 1, "2 × 2": 2, "4 × 4": 4},
-            "image": {str(n + 1): n for n in range(5)}, "the image": {"covered": False, "uncovered": True}}
+            "image": {str(n + 1): n for n in range(5)}, "answer": {"covered": False, "uncovered": True}}
 Frames(partial(hide, some), controls, ["mask, black hides", "what is left", "the image"],
        "A mask, an image under it, and the image, with controls for mask ratio and cell.", start={"mask ratio": "60 %"})
 
@@ -405,7 +405,7 @@ Reconstruction(few, "simmim", mask=hole)
 Reconstruction(few, "mae", mask=hole)
 
 # %% [markdown]
-# SimMIM draws a disc: nothing that it can see speaks of a hole. MAE knows of the hole, but do not praise it for that. Its
+# SimMIM fills the hole: nothing that it can see speaks of one. MAE knows of the hole, but do not praise it for that. Its
 # targets are normalised, so for the picture it is *given* the brightness and contrast of every hidden patch; the grid that you
 # see is those numbers, and only what varies within a patch is MAE's own. Ask what a reconstruction was told before you admire it.
 #

@@ -6,6 +6,7 @@ So a run that is killed and resumed is, bit for bit, the run that was never kill
 import contextlib
 import math
 import os
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -59,6 +60,9 @@ def pick_device(name: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
+BUSY = "this trainer is training already, in another thread; `trainer.stop = True` stops it after its step"
+
+
 class Trainer:
     """Trains a recipe's objective on a source of images.
 
@@ -67,7 +71,8 @@ class Trainer:
         trainer.objective.backbone, trainer.history
 
     folder: where to write log.jsonl, TensorBoard events, checkpoints and, at the end, backbone.safetensors; None writes
-    nothing. monitor: called with the backbone every `knn_every` epochs, returns numbers for the log. Set `stop` to end
+    nothing; resume: go on with the run in it. monitor: called with the backbone every `knn_every` epochs, in all processes,
+    returns numbers for the log. Set `stop` to end
     after the current step, with a checkpoint. Raises CourseError if the source is smaller than a batch, if the folder holds
     another run, if the loss is not finite.
     """
@@ -101,6 +106,7 @@ class Trainer:
             sharding.shard(self.objective, self.device.type)
         self.optimizer = make_optimizer(r, self.objective)
         self.step, self.stop, self.history = 0, False, []
+        self._training = threading.Lock()
         self.pending, self.since = {}, 0                          # sums of what was logged since a step, for the next line
         self.first_bad = torch.full((), math.inf, device=self.device)              # the first step that was not finite
         self._open_folder(resume)
@@ -126,7 +132,8 @@ class Trainer:
         if resume:
             self._load(checkpoint.load(self.folder))
         elif holds_run:
-            raise CourseError(f"{self.folder} already holds a run; add --resume to continue it, or choose another --out")
+            raise CourseError(f"{self.folder} already holds a run; add --resume (in Python resume=True) to "
+                              "continue it, or choose another --out")
 
     def _load(self, state: dict) -> None:
         mine, theirs = describe(self.recipe), state["recipe"]
@@ -213,7 +220,20 @@ class Trainer:
         return means
 
     def run(self) -> None:
-        """Train from where the run stands to its end, or until `stop`."""
+        """Train from where the run stands to its end, or until `stop`. Raises CourseError if it is training already."""
+        if not self._training.acquire(blocking=False):
+            raise CourseError(BUSY)
+        try:
+            self._run()
+        finally:
+            self.stop = False                                      # it was heard
+            self._training.release()
+
+    @property
+    def running(self) -> bool:
+        return self._training.locked()
+
+    def _run(self) -> None:
         r, main, stop = self.recipe, distributed.rank() == 0, False
         bar = tqdm(total=self.steps * r.batch_size, initial=self.step * r.batch_size, unit="img", unit_scale=True,
                    disable=not (self.progress and main))

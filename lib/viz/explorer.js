@@ -354,6 +354,7 @@ function render({ model, el }) {
   };
   function patchAt(node, count, event) {
     const { across } = cells(count), [x, y] = inside(node, event);
+    if (Math.floor(y * across) * across + Math.floor(x * across) >= count) return null;      // the place of no head
     return Math.floor(y * across % 1 * rows) * columns + Math.floor(x * across % 1 * columns);
   }
   function moveQuery(event) {
@@ -375,7 +376,11 @@ function render({ model, el }) {
       if (patch !== pointed) { pointed = patch; drawQuery(); }
     };
     node.onpointerleave = () => { pointed = null; drawQuery(); };
-    node.onclick = event => { const patch = patchAt(node, count(), event); pointed = null; set({ query: patch }); };
+    node.onclick = event => {
+      const patch = patchAt(node, count(), event);
+      pointed = null;
+      if (patch !== null) set({ query: patch });
+    };
     node.onkeydown = moveQuery;
   }
   for (const { each, overview } of panels) {
@@ -406,11 +411,9 @@ function render({ model, el }) {
     if (!chosen) return;
     file.value = "";                                           // or the same file could not be chosen again
     notice.textContent = `The models look at ${chosen.name} as soon as the kernel is free …`;
-    try {
-      model.send({ add: chosen.name.replace(/\.[^.]*$/, "") }, undefined, [await png(chosen)]);
-    } catch {
-      notice.textContent = `${chosen.name} is not an image that this browser can read.`;
-    }
+    const bytes = await png(chosen).catch(() => null);
+    if (!bytes) notice.textContent = `${chosen.name} is not an image that this browser can read.`;
+    else if (!reaches(model, { add: chosen.name.replace(/\.[^.]*$/, "") }, [bytes])) notice.textContent = ENDED;
   };
   const answered = answer => { notice.textContent = answer.problem ?? ""; };
   function showPictures() {

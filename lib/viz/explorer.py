@@ -7,22 +7,22 @@ a byte for each query and patch. From then on the pointer needs no kernel. Pytho
 import io
 from pathlib import Path
 
-import anywidget
 import numpy as np
 import torch
 import traitlets
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 
 from lib.analysis.recording import layout_of
 from lib.errors import CourseError
-from lib.viz.checks import check_attention, check_images, check_size
+from lib.viz.checks import check_attention, check_fits, check_grid, check_images, check_networks, check_size
 from lib.viz.explorer_data import VIEWS, Seen, check_cosines, look
 from lib.viz.gallery import gallery, read_pictures
 from lib.viz.heads import rank
 from lib.viz.page import write_page
 from lib.viz.plots import COLORS
 from lib.viz.still import still
+from lib.viz.widget import BadValue, Widget, check_number
 
 HERE = Path(__file__).parent
 
@@ -31,20 +31,21 @@ def explore(images=None, models: dict[str, nn.Module] | None = None, names: list
     """An explorer of the attention of several models, side by side.
 
     images: uint8 (B, 3, H, W), or a list of paths, PIL images and uint8 (3, H, W), of which paths and PIL images are brought to
-    the size that the models take; the default gallery of shapes and photographs if None. models: {label: timm-style ViT}, all
-    with the same grid of patches; they run in eval mode. names: what to call the images.
+    the size that the models take; the default gallery of shapes and photographs if None. models: {label: timm-style ViT}, as
+    `lib.models.zoo.load` gives them, all with the same grid of patches; they run in eval mode. names: what to call the images.
     Raises CourseError for images or models that do not fit, for attention that is not finite, and if there is too much.
     """
-    if not isinstance(models, dict) or not models:
+    if not isinstance(models, dict) or not models or not all(isinstance(label, str) for label in models):
         raise CourseError('explore needs at least one model: give models={"label": network}')
-    size = (getattr(getattr(next(iter(models.values())), "patch_embed", None), "img_size", None) or (224, 224))[0]
+    models, size = dict(models), check_networks(models)
     if images is None:
-        pictures = gallery(size)
+        pictures = gallery(size[0])
         images, names = torch.stack(list(pictures.values())), list(pictures)
     elif not isinstance(images, Tensor | np.ndarray):
-        images, found = read_pictures(images, size)
+        images, found = read_pictures(images, size[0])
         names = found if names is None else names
     images = check_images(images)
+    check_fits(images, models)
     layouts = {label: layout_of(model, images) for label, model in models.items()}
     first, layout = next(iter(layouts.items()))
     for label, other in layouts.items():
@@ -62,7 +63,7 @@ def _check_bytes(images: int, maps: int, grid: tuple[int, int]) -> None:
     check_size(images * maps * (patches + 1) * patches, images)
 
 
-class AttentionExplorer(anywidget.AnyWidget):
+class AttentionExplorer(Widget):
     """The explorer of attention that is at hand already: {label: (L, B, H, N, N)}, rows are queries and sum to 1.
 
     grid: rows and columns of patches, the last tokens; the first of any tokens before them is CLS. cosines: {label: (L, B, N,
@@ -95,11 +96,12 @@ class AttentionExplorer(anywidget.AnyWidget):
 
     def __init__(self, images: Tensor, attention: dict[str, Tensor], grid: tuple[int, int], names: list[str] | None = None,
                  cosines: dict[str, Tensor] | None = None, networks: dict[str, nn.Module] | None = None, **shown):
-        images, (rows, columns) = check_images(images), grid
-        names = [f"image {n}" for n in range(len(images))] if names is None else [str(name) for name in names]
-        if len(names) != len(images):
-            raise CourseError(f"{len(names)} names were given for {len(images)} images; give one for each")
-        if not attention:
+        images, (rows, columns) = check_images(images), check_grid(grid)
+        names = [f"image {n}" for n in range(len(images))] if names is None else names
+        if not isinstance(names, list | tuple) or len(names) != len(images):
+            given = f"{len(names)} names" if isinstance(names, list | tuple) else f"names = {names!r}"
+            raise CourseError(f"{given} were given for {len(images)} images; give a list with one for each")
+        if not isinstance(attention, dict) or not attention:
             raise CourseError("no models were given; expected {label: attention}")
         for label, maps in attention.items():
             check_attention(label, maps, len(images), rows * columns)
@@ -112,8 +114,8 @@ class AttentionExplorer(anywidget.AnyWidget):
         self._seen = Seen(attention, cosines, self.grid, (images.shape[2] / rows, images.shape[3] / columns))
         models = [{"label": label, "layers": maps.shape[0], "heads": maps.shape[2], "cls": self._seen.prefix[label] > 0,
                    "color": _color(label), "statistics": self._seen.statistics[label]} for label, maps in attention.items()]
-        meta = {"models": models, "images": names, "rows": rows, "columns": columns, "views": list(self._seen.views),
-                "aspect": images.shape[3] / images.shape[2], "open": networks is not None}
+        meta = {"models": models, "images": [str(name) for name in names], "rows": rows, "columns": columns,
+                "views": list(self._seen.views), "aspect": images.shape[3] / images.shape[2], "open": networks is not None}
         start = {"query": rows // 2 * columns + columns // 2, "layer": max(model["layers"] for model in models)}
         super().__init__(meta=meta, **self._data(range(len(images))), **start | shown)
         self.on_msg(self._received)
@@ -132,11 +134,15 @@ class AttentionExplorer(anywidget.AnyWidget):
             raise CourseError("this explorer was made of attention alone and has no models to look at another image; make one "
                               "with explore(images, models)")
         images, _ = read_pictures([image], self.images.shape[2])
+        if images.shape[2:] != self.images.shape[2:]:
+            had, came = (" x ".join(str(n) for n in some.shape[2:]) for some in (self.images, images))
+            raise CourseError(f"the images here are {had} pixels, this one is {came}; give uint8 (3, H, W) of that size")
         name = name or (Path(image).stem if isinstance(image, str | Path) else f"image {len(self.images)}")
         _check_bytes(len(self.images) + 1, self._maps, self.grid)
-        self._seen.add(Seen(*look(self._networks, images), self.grid,
-                            (images.shape[2] / self.grid[0], images.shape[3] / self.grid[1])))
+        seen = Seen(*look(self._networks, images), self.grid,
+                    (images.shape[2] / self.grid[0], images.shape[3] / self.grid[1]))
         self.images = torch.cat([self.images, images])
+        self._seen.add(seen)
         models = [model | {"statistics": self._seen.statistics[model["label"]]} for model in self.meta["models"]]
         with self.hold_sync():
             for trait, value in self._data(range(len(self.images))).items():
@@ -146,12 +152,16 @@ class AttentionExplorer(anywidget.AnyWidget):
 
     def _received(self, _, content: dict, buffers: list) -> None:
         """The browser sends an image: the bytes of a PNG and its name. Whatever is wrong with it is said there."""
+        if "add" not in content:
+            return
         try:
             with Image.open(io.BytesIO(bytes(buffers[0]))) as picture:
-                self.add(picture.convert("RGB"), str(content["add"]))
+                self.add(picture, str(content["add"]))
             self.send({"added": True})
-        except (CourseError, OSError, ValueError) as error:
-            self.send({"problem": str(error)})
+        except UnidentifiedImageError:
+            self.send({"problem": "this is no image that can be read; give a PNG or JPEG file"})
+        except Exception as error:                                 # whatever it is, it is said where the image was given
+            self.send({"problem": str(error) if isinstance(error, CourseError) else f"{type(error).__name__}: {error}"})
 
     @traitlets.validate("query", "layer", "head", "image", "overlay")
     def _in_range(self, proposal):
@@ -163,24 +173,28 @@ class AttentionExplorer(anywidget.AnyWidget):
             "image": (0, len(self.images) - 1, "an image"),
             "overlay": (0, 1, "a share"),
         }[name]
-        if not isinstance(value, str) and not low <= value <= high:
-            raise CourseError(f"{name} = {value} does not exist; give {what}, from {low} to {high}")
+        if not isinstance(value, str):
+            check_number(name, value, low, high, what)
         return value
 
     @traitlets.validate("view")
     def _is_there(self, proposal):
         if proposal["value"] not in self.meta["views"]:
-            raise CourseError(f"there is no view {proposal['value']!r} here: it needs the cosines of tokens, which "
-                              f"explore(images, models) brings; there are {', '.join(self.meta['views'])}")
+            raise BadValue(f"there is no view {proposal['value']!r} here: it needs the cosines of tokens, which "
+                           f"explore(images, models) brings; there are {', '.join(self.meta['views'])}")
         return proposal["value"]
 
-    def map(self, label: str, head: int | None = None) -> np.ndarray:
+    def map(self, label: str, head: int | str | None = None) -> np.ndarray:
         """The map that a model shows now: float32 (rows, columns), cosines for the view "similarity", else shares of 1.
 
         head: another one than the chosen, from 1; for "all" it is the mean of heads. A model without CLS has no map of its
-        query: zeros. Raises CourseError for another label.
+        query: zeros. Raises CourseError for another label or head.
         """
         model = self._model(label)
+        if head is not None and head not in ("mean", "all"):
+            if not isinstance(head, int):
+                raise CourseError(f'head = {head!r} does not exist; give a number from 1, or "mean"')
+            check_number("head", head, 1, model["heads"], "a head")
         quantized, head = self._seen.views[self.view][label], head or self.head
         query = self.query + model["cls"]
         if query < 0:
@@ -224,8 +238,9 @@ class AttentionExplorer(anywidget.AnyWidget):
         gives to a patch is rounded to 33 steps there (`lib.viz.quantized.coarse`). The page is written whole or not at all.
         Raises CourseError for images that are not there, and if the folder does not exist.
         """
-        images = list(range(len(self.images))) if images is None else list(images)
-        if not images or not all(0 <= image < len(self.images) for image in images):
+        images = list(range(len(self.images))) if images is None else images
+        if not (isinstance(images, list | tuple) and images and all(type(image) is int and 0 <= image < len(self.images)
+                                                                    for image in images)):
             raise CourseError(f"a page cannot show images {images}; give some of 0 to {len(self.images) - 1}")
         state = {name: getattr(self, name) for name in ("view", "query", "layer", "head", "overlay", "scale")}
         state["meta"] = self.meta | {"open": False, "images": [self.meta["images"][image] for image in images]}

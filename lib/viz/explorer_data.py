@@ -49,8 +49,9 @@ def check_cosines(attention: dict[str, Tensor], cosines: dict[str, Tensor]) -> N
     for label, maps in attention.items():
         shape = (*maps.shape[:2], *maps.shape[3:])
         found = cosines.get(label)
-        if found is None or tuple(found.shape) != shape:
-            raise CourseError(f"cosines of {label!r} have shape {None if found is None else tuple(found.shape)}; expected "
+        if not isinstance(found, Tensor) or tuple(found.shape) != shape:
+            came = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise CourseError(f"cosines of {label!r} have shape {came}; expected "
                               f"{shape}, (layers, images, tokens, tokens), as its attention has")
         if not bool((found.abs() <= 1.001).all()):               # nan is not
             raise CourseError(f"cosines of {label!r} hold values that are not from -1 to 1")

@@ -5,8 +5,8 @@ import itertools
 from collections.abc import Callable
 from pathlib import Path
 
-import anywidget
 import numpy as np
+import torch
 import traitlets
 from PIL import Image
 from torch import Tensor
@@ -14,12 +14,13 @@ from torch import Tensor
 from lib.errors import CourseError
 from lib.viz.page import write_page
 from lib.viz.plots import image_grid, png_of
+from lib.viz.widget import BadValue, Widget
 
 HERE = Path(__file__).parent
 MOST = 400                                                         # settings: what a browser holds without thinking of it
 
 
-class Frames(anywidget.AnyWidget):
+class Frames(Widget):
     """A slider for each control, and the pictures of the setting below them.
 
     draw(*values) -> images (B, 3, H, W), uint8 or float from 0 to 1, and a line of text about them; it is called once for
@@ -38,21 +39,27 @@ class Frames(anywidget.AnyWidget):
 
     def __init__(self, draw: Callable[..., tuple[Tensor, str]], controls: dict[str, dict | list], titles: list[str], alt: str,
                  start: dict[str, str] | None = None):
-        ranges = {name: values if isinstance(values, dict) else {str(value): value for value in values}
-                  for name, values in controls.items()}
+        if not isinstance(controls, dict) or not isinstance(start or {}, dict):
+            raise CourseError("controls are {name: {label: value}} or {name: [value, ...]}, start is {name: label}")
+        ranges = {name: {str(label): value for label, value in values.items()} if isinstance(values, dict)
+                  else {str(value): value for value in values} for name, values in controls.items()}
+        for name, values in controls.items():
+            if len(ranges[name]) != len(values):
+                raise CourseError(f"the control {name!r} has one label for several settings: {', '.join(map(str, values))}")
+        start = {name: str(label) for name, label in (start or {}).items()}
         count = int(np.prod([len(values) for values in ranges.values()])) if ranges else 0
         if not 2 <= count <= MOST:
             raise CourseError(f"the controls have {count} settings together; give 2 to {MOST}")
-        if len(alt.strip()) < 20:
+        if len(str(alt).strip()) < 20:
             raise CourseError(f"the alt text {alt!r} is too short: say in at least 20 characters what there is to see")
         self.alt, self.start = alt, self._places({name: list(values) for name, values in ranges.items()}, start or {})
-        pictures, captions = [], []
+        pictures, captions, size = [], [], None
         for number, values in enumerate(itertools.product(*(values.values() for values in ranges.values()))):
-            images, caption = draw(*values)
-            if images.ndim != 4 or images.shape[1] != 3:
-                raise CourseError(f"draw{values} gave images of shape {tuple(images.shape)}; expected (B, 3, H, W)")
-            if len(images) != len(titles):
-                raise CourseError(f"draw{values} gave {len(images)} images, and there are {len(titles)} titles")
+            images, caption = check_drawn(draw(*values), f"draw{values}", len(titles))
+            size = size or images.shape
+            if images.shape != size:
+                raise CourseError(f"draw{values} gave images {tuple(images.shape)}, and those before were {tuple(size)}; draw "
+                                  "all settings at one size")
             if number == self._number(self.start, ranges):
                 self._first = images, caption
             pictures.append(png_of_row(images)), captions.append(caption)
@@ -97,8 +104,9 @@ class Frames(anywidget.AnyWidget):
     def _in_range(self, proposal):
         lengths = [len(known) for known in self.labels.values()]
         places = proposal["value"]
-        if len(places) != len(lengths) or not all(0 <= place < length for place, length in zip(places, lengths)):
-            raise CourseError(f"position = {places} does not exist; the controls have {lengths} positions, from 0")
+        if len(places) != len(lengths) or not all(
+                type(place) is int and 0 <= place < length for place, length in zip(places, lengths)):
+            raise BadValue(f"position = {places} does not exist; the controls have {lengths} positions, from 0")
         return places
 
     def __repr__(self) -> str:
@@ -124,6 +132,21 @@ class Frames(anywidget.AnyWidget):
         figure.suptitle(" · ".join(f"{name}: {known[place]}" for (name, known), place in places), fontsize=9)
         figure.supxlabel(caption, fontsize=9)
         return png_of(figure)
+
+
+def check_drawn(drawn, name: str, titles: int) -> tuple[Tensor, str]:
+    """What `draw` gave. Raises CourseError unless it is images (B, 3, H, W), one for each title, and a line of text."""
+    if not isinstance(drawn, tuple) or len(drawn) != 2 or not isinstance(drawn[0], Tensor):
+        raise CourseError(f"{name} gave a {type(drawn).__name__}; expected images (B, 3, H, W) and a line of text")
+    images, caption = drawn
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise CourseError(f"{name} gave images of shape {tuple(images.shape)}; expected (B, 3, H, W)")
+    if len(images) != titles:
+        raise CourseError(f"{name} gave {len(images)} images, and there are {titles} titles")
+    if images.dtype != torch.uint8 and not (images.is_floating_point() and bool(((images >= 0) & (images <= 1)).all())):
+        raise CourseError(f"{name} gave images of {images.dtype}, from {images.min():g} to {images.max():g}; expected uint8, "
+                          "or float from 0 to 1")
+    return images.detach(), str(caption)
 
 
 def png_of_row(images: Tensor) -> bytes:

@@ -12,6 +12,8 @@ function render({ model, el }) {
   const root = make("div", "heatmaps", el);
   const stage = make("div", "heatmaps-stage", root);
   const urls = model.get("pictures").map(picture => URL.createObjectURL(new Blob([picture], { type: "image/png" })));
+  const scale = value => Math.abs(value) >= 0.01 || !value ? value.toFixed(2) : value.toPrecision(2);
+  let pointed = null;                                            // the cell under the pointer, while it is over a map
   const clamp = (value, count) => Math.max(0, Math.min(count - 1, value));
 
   const panels = titles.map((title, index) => {
@@ -25,35 +27,41 @@ function render({ model, el }) {
     image.alt = "";
     const cell = make("div", "heatmaps-cell", map);
     const text = make("div", "heatmaps-value", figure);
-    map.addEventListener("pointermove", event => {
+    const cellAt = event => {
       const box = map.getBoundingClientRect();
-      go(rows.length - 1 - Math.floor((event.clientY - box.top) / box.height * rows.length),
-         Math.floor((event.clientX - box.left) / box.width * columns.length));
-    });
-    map.addEventListener("pointerleave", () => model.save_changes());
+      return { row: clamp(rows.length - 1 - Math.floor((event.clientY - box.top) / box.height * rows.length), rows.length),
+               column: clamp(Math.floor((event.clientX - box.left) / box.width * columns.length), columns.length) };
+    };
+    map.addEventListener("pointermove", event => { pointed = cellAt(event); draw(); });
+    map.addEventListener("pointerleave", () => { pointed = null; draw(); });
+    map.addEventListener("click", event => keep(cellAt(event)));
     map.addEventListener("keydown", event => {
       const step = { ArrowUp: [1, 0], ArrowDown: [-1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
       if (!step) return;
       event.preventDefault();
       event.stopPropagation();                                  // JupyterLab would move to another cell
-      go(model.get("row") + step[0], model.get("column") + step[1]);
-      model.save_changes();
+      const { row, column } = current();
+      keep({ row: clamp(row + step[0], rows.length), column: clamp(column + step[1], columns.length) });
     });
     return { title, map, cell, text };
   });
   const pair = make("p", "heatmaps-pair", root);
   pair.setAttribute("aria-live", "polite");
   make("p", "heatmaps-help", root).textContent =
-    `Point at a cell, or use the arrow keys. Colours from ${low.toFixed(2)} (dark) to ${high.toFixed(2)} (light).`;
+    `Point at a cell; a click keeps it, arrow keys move it. Upwards: ${axes[0]}, ${rows[0]} to ${rows.at(-1)}; to the right: `
+    + `${axes[1]}, ${columns[0]} to ${columns.at(-1)}. Colours from ${scale(low)} (dark) to ${scale(high)} (light).`;
 
-  function go(row, column) {
-    model.set("row", clamp(row, rows.length));
-    model.set("column", clamp(column, columns.length));
+  const current = () => pointed ?? { row: model.get("row"), column: model.get("column") };
+  function keep({ row, column }) {
+    pointed = null;
+    model.set("row", row);
+    model.set("column", column);
+    model.save_changes();
     draw();
   }
 
   function draw() {
-    const row = model.get("row"), column = model.get("column");
+    const { row, column } = current();
     panels.forEach(({ title, map, cell, text }, index) => {
       const value = values[(index * rows.length + row) * columns.length + column].toFixed(3);
       Object.assign(cell.style, {

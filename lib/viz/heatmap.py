@@ -3,7 +3,6 @@ import base64
 import io
 from pathlib import Path
 
-import anywidget
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,12 +13,13 @@ from torch import Tensor
 from lib.errors import CourseError
 from lib.viz.page import write_page
 from lib.viz.plots import png_of
+from lib.viz.widget import Widget, check_number
 
 HERE = Path(__file__).parent
 
 
-class HeatMaps(anywidget.AnyWidget):
-    """Point at a cell, or move with the arrow keys: every panel says the value of that pair, from the panels' common scale.
+class HeatMaps(Widget):
+    """Point at a cell: every panel says the value of that pair. A click keeps it, arrow keys move it. One scale for all panels.
 
     maps: {title: (R, C)}, finite, row 0 at the bottom. rows, columns: the name of each row and each column; axes: what rows
     and columns are. quantity: what a value is. low, high: the ends of the colour scale, the smallest and the largest value
@@ -37,10 +37,17 @@ class HeatMaps(anywidget.AnyWidget):
 
     def __init__(self, maps: dict[str, Tensor], rows: list, columns: list, quantity: str = "CKA",
                  axes: tuple[str, str] = ("row", "column"), low: float | None = None, high: float | None = None, **shown):
-        if not maps:
+        if not isinstance(maps, dict) or not maps:
             raise CourseError("no maps were given; expected {title: (rows, columns)}")
-        shape = len(rows), len(columns)
-        stack = {title: np.asarray(values, dtype=np.float32) for title, values in maps.items()}
+        if not isinstance(axes, tuple | list) or len(axes) != 2:
+            raise CourseError(f"axes = {axes!r}; give two names, what rows are and what columns are")
+        shape, stack = (len(rows), len(columns)), {}
+        for title, values in maps.items():
+            try:
+                values = values.detach().float().cpu().numpy() if isinstance(values, Tensor) else values
+                stack[str(title)] = np.array(values, dtype=np.float32)               # a copy
+            except (TypeError, ValueError):
+                raise CourseError(f"the map {title!r} is no array of numbers, (rows, columns)") from None
         for title, values in stack.items():
             if values.shape != shape or 0 in shape:
                 raise CourseError(f"the map {title!r} has shape {values.shape}; {shape[0]} rows and {shape[1]} columns are "
@@ -49,10 +56,10 @@ class HeatMaps(anywidget.AnyWidget):
                 bad = np.count_nonzero(~np.isfinite(values))
                 raise CourseError(f"the map {title!r} holds {bad} values that are not finite")
         self.maps = stack
-        self.low = min(float(values.min()) for values in stack.values()) if low is None else low
-        self.high = max(float(values.max()) for values in stack.values()) if high is None else high
-        if not self.low < self.high:
-            raise CourseError(f"the colour scale runs from {self.low:g} to {self.high:g}; give low < high")
+        self.low = min(float(values.min()) for values in stack.values()) if low is None else float(low)
+        self.high = max(float(values.max()) for values in stack.values()) if high is None else float(high)
+        if not (np.isfinite([self.low, self.high]).all() and self.low < self.high):
+            raise CourseError(f"the colour scale runs from {self.low:g} to {self.high:g}; give low and high, low < high")
         meta = {"titles": list(stack), "rows": [str(name) for name in rows], "columns": [str(name) for name in columns],
                 "quantity": quantity, "axes": list(axes), "low": self.low, "high": self.high}
         super().__init__(meta=meta, values=np.stack(list(stack.values())).tobytes(),
@@ -62,8 +69,7 @@ class HeatMaps(anywidget.AnyWidget):
     def _in_range(self, proposal):
         name, value = proposal["trait"].name, proposal["value"]
         most = len(self.meta[f"{name}s"]) - 1
-        if not 0 <= value <= most:
-            raise CourseError(f"{name} = {value} does not exist; give one from 0 to {most}")
+        check_number(name, value, 0, most, f"a {name}")
         return value
 
     def under_pointer(self) -> dict[str, float]:

@@ -25,6 +25,10 @@ function render({ model, el }) {
   let waiting;                                                    // for the kernel's answer to the button
 
   button.addEventListener("click", () => {
+    if (!reaches(model)) {
+      note.textContent = ENDED;
+      return;
+    }
     model.set("asked_to_stop", model.get("asked_to_stop") + 1);
     model.save_changes();
     button.disabled = true;

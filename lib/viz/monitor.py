@@ -5,14 +5,14 @@ import time
 from collections import deque
 from pathlib import Path
 
-import anywidget
 import matplotlib.pyplot as plt
 import traitlets
 
 from lib.errors import CourseError
 from lib.training.recipes import objective_of
-from lib.training.trainer import Trainer
+from lib.training.trainer import BUSY, Trainer
 from lib.viz.plots import COLORS, png_of
+from lib.viz.widget import Widget
 
 HERE = Path(__file__).parent
 POINTS = 400                                                       # of a curve at most: more cannot be seen
@@ -20,7 +20,7 @@ EVERY = 0.5                                                        # seconds bet
 WINDOW = 20                                                        # looks over which the speed is taken
 
 
-class Monitor(anywidget.AnyWidget):
+class Monitor(Widget):
     """Loss, what the trainer's own monitor measures (k-NN), images a second, time left, and a button that stops the run.
 
         monitor = Monitor(Trainer(recipe("mocov3", "smoke"), source, "runs/first"))
@@ -33,7 +33,7 @@ class Monitor(anywidget.AnyWidget):
     depend on being watched, unless another cell draws from PyTorch's global random numbers at the same time.
     `state` is ready, running, stopping, stopped, done or failed; `text` says it in a line; both are seen from Python.
     """
-    _esm = (HERE / "monitor.js").read_text(encoding="utf-8")
+    _esm = "\n".join((HERE / name).read_text(encoding="utf-8") for name in ("dom.js", "monitor.js"))
     _css = (HERE / "monitor.css").read_text(encoding="utf-8")
 
     meta = traitlets.Dict().tag(sync=True)
@@ -44,16 +44,22 @@ class Monitor(anywidget.AnyWidget):
     asked_to_stop = traitlets.Int(0).tag(sync=True)                # how often the button was pressed
 
     def __init__(self, trainer: Trainer, **shown):
+        if not isinstance(trainer, Trainer):
+            raise CourseError(f"a monitor watches a Trainer, got a {type(trainer).__name__}")
         objective = objective_of(trainer.recipe)
         self.trainer, self._error, self._threads, self._lock = trainer, None, [], threading.Lock()
         super().__init__(meta={"title": f"Training {objective}", "color": COLORS[objective], "steps": trainer.steps,
                                "button": "Stop, keep a checkpoint" if trainer.folder else "Stop"}, **shown)
+        if trainer.step >= trainer.steps:
+            self.state = "done"
         self._look(deque())
 
     def start(self) -> None:
         """Train in a thread, from where the run stands. Raises CourseError if it runs already, or has come to its end."""
         if any(thread.is_alive() for thread in self._threads):
             raise CourseError("this run is already going on; monitor.wait() waits for it, monitor.stop() stops it")
+        if self.trainer.running:
+            raise CourseError(BUSY)
         if self.trainer.step >= self.trainer.steps:
             raise CourseError(f"this run is done, {self.trainer.steps} steps; make a new Trainer to train again")
         self.trainer.stop, self._error, self.state = False, None, "running"
@@ -114,7 +120,7 @@ class Monitor(anywidget.AnyWidget):
         curves = {}
         for line in history:
             for name in ["loss"] if "loss" in line else [n for n in line if n not in ("step", "epoch")]:
-                curves.setdefault(name, []).append([line["step"], line[name]])
+                curves.setdefault(name, []).append([line["step"], float(line[name])])
         with self.hold_sync():                                     # one message for all three
             self.curves = {name: thinned(points) for name, points in curves.items()}
             self.share = step / self.trainer.steps

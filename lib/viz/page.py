@@ -81,23 +81,32 @@ def write_page(path: str | Path, title: str, code: str, style: str, state: dict,
     """Write the page of a widget, whole or not at all, and return its path.
 
     code: an ES module that ends in `export default {...}`. state: values of traits, as JSON. data: traits that are bytes, or
-    a list of bytes. Raises CourseError if the folder does not exist.
+    a list of bytes. Raises CourseError if the folder does not exist, or the file cannot be written.
     """
+    if not isinstance(path, str | Path):
+        raise CourseError(f"the page needs the path of a file, such as page.html, got a {type(path).__name__}")
     path = Path(path)
-    if not path.parent.is_dir():
-        raise CourseError(f"{path.parent} is not a folder; make it first, or choose another place for {path.name}")
+    if os.path.isdir(path) or not os.path.isdir(path.parent):      # false, not an error, for names that cannot be
+        what = f"{path} is a folder; name a file in it"
+        if not os.path.isdir(path):
+            what = f"{path.parent} is not a folder; make it first"
+        raise CourseError(f"{what}, or choose another place for the page")
     packed = {name: [_pack(part) for part in value] if isinstance(value, list) else _pack(value)
               for name, value in data.items()}
     page = PAGE.format(too_old=TOO_OLD, alphabet=ALPHABET, title=html.escape(title), style=style,
                        code=code.replace("export default", "const widget ="), state=_json(state), data=_json(packed))
-    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    partial = None
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=".page.")
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace") as file:
             file.write(page)
         os.chmod(partial, 0o644)
         os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
+    except BaseException as error:
+        if partial is not None:
+            Path(partial).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise CourseError(f"{path} could not be written: {error.strerror or error}") from None
         raise
     return path
 

@@ -70,7 +70,7 @@ def show(figure: Figure, alt: str) -> None:
 
 def check_readable(figure: Figure, alt: str) -> None:
     """Raises CourseError unless the figure has alt text, and its axes have labels where they need them."""
-    if len(alt.strip()) < 20:
+    if not isinstance(alt, str) or len(alt.strip()) < 20:
         raise CourseError(f"the alt text {alt!r} is too short: say in at least 20 characters what the figure shows")
     for axes in figure.axes:
         if axes.images:
@@ -96,8 +96,9 @@ def image_grid(images: Tensor, titles: list[str] | None = None, rows: int = 1) -
 
     Raises CourseError for another shape, values outside 0 ... 1, a number of titles that is not B, more rows than images.
     """
-    if images.ndim != 4 or images.shape[1] != 3 or not len(images):
-        raise CourseError(f"image_grid got a tensor of shape {tuple(images.shape)}: give it images (B, 3, H, W), B > 0")
+    if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3 or not len(images):
+        came = f"a tensor of shape {tuple(images.shape)}" if isinstance(images, Tensor) else f"a {type(images).__name__}"
+        raise CourseError(f"image_grid got {came}: give it images (B, 3, H, W), B > 0, as a tensor")
     if images.is_floating_point() and not (images.min() >= 0 and images.max() <= 1):
         raise CourseError(f"image_grid got values from {images.min():.2f} to {images.max():.2f}, not from 0 to 1: "
                           "undo the normalisation of a view, then call .clamp(0, 1)")

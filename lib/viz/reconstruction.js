@@ -9,7 +9,7 @@ function render({ model, el }) {
   let mask = new Set(model.get("masked")), pictures = null, answer = null;
   let sent = JSON.stringify(model.get("masked")), waiting = false;       // what the kernel was asked, and is it still at it?
   let place = Math.floor(side / 2) * side + Math.floor(side / 2);        // the patch that the keys are at
-  let paint = null;                                                      // while the pointer is down: hide or show?
+  let paint = null, last = null;                                         // while the pointer is down: hide or show, from where?
 
   // ---- what is on the page
   const panel = (title, properties = {}) => {
@@ -23,7 +23,7 @@ function render({ model, el }) {
   const choose = make("select", { onchange: () => { model.set("image", +choose.value); model.save_changes(); draw(); } });
   names.forEach((name, n) => choose.add(new Option(name, n)));
   const random = make("button", { type: "button", textContent: "Random mask", title: "One as in training",
-                                  onclick: () => model.send({ random: true }) });
+                                  onclick: () => { if (!reaches(model, { random: true })) text.textContent = ENDED; } });
   const clear = make("button", { type: "button", textContent: "Show all", onclick: () => { mask = new Set(); change(); } });
   const text = make("p", { className: "reconstruction-report", role: "status" });
   const root = make("div", { className: "reconstruction", role: "group", "aria-label": `Reconstruction by ${label}`,
@@ -76,6 +76,10 @@ function render({ model, el }) {
   function ask() {
     const now = JSON.stringify(list());
     if (waiting || now === sent) return;
+    if (!reaches(model)) {
+      text.textContent = ENDED;
+      return;
+    }
     sent = now;
     waiting = true;
     model.set("masked", list());
@@ -84,23 +88,37 @@ function render({ model, el }) {
   function toggle(patch, hide) {
     if (hide) mask.add(patch); else mask.delete(patch);
   }
-  const patchAt = event => {
-    const box = hidden.canvas.getBoundingClientRect(), clamp = value => Math.max(0, Math.min(side - 1, Math.floor(value * side)));
-    return clamp((event.clientY - box.top) / box.height) * side + clamp((event.clientX - box.left) / box.width);
+  const patchAt = event => {                                             // null outside of the picture
+    const box = hidden.canvas.getBoundingClientRect();
+    const row = Math.floor((event.clientY - box.top) / box.height * side);
+    const column = Math.floor((event.clientX - box.left) / box.width * side);
+    return Math.min(row, column) < 0 || Math.max(row, column) >= side ? null : row * side + column;
   };
+  /** The patches on a straight line: a quick hand leaves no gaps. */
+  function between(from, to) {
+    const rows = Math.floor(to / side) - Math.floor(from / side), columns = to % side - from % side;
+    const steps = Math.max(Math.abs(rows), Math.abs(columns), 1);
+    return Array.from({ length: steps }, (_, n) => from + Math.round(rows * (n + 1) / steps) * side
+                                                   + Math.round(columns * (n + 1) / steps));
+  }
   hidden.canvas.onpointerdown = event => {
     if (event.button) return;
+    const first = patchAt(event);
+    if (first === null) return;
     hidden.canvas.setPointerCapture(event.pointerId);
-    place = patchAt(event);
+    place = last = first;
     paint = !mask.has(place);                                            // the first patch decides for all of the stroke
     toggle(place, paint);
     change();
   };
   hidden.canvas.onpointermove = event => {
     if (paint === null) return;
-    place = patchAt(event);
-    if (mask.has(place) === paint) return;
-    toggle(place, paint);
+    const now = patchAt(event), stroke = now === null ? [] : last === null ? [now] : between(last, now);
+    last = now;
+    const fresh = stroke.filter(patch => mask.has(patch) !== paint);
+    if (!fresh.length) return;
+    place = now;
+    fresh.forEach(patch => toggle(patch, paint));
     change();
   };
   hidden.canvas.onpointerup = hidden.canvas.onpointercancel = () => { paint = null; };

@@ -6,7 +6,6 @@ import base64
 import io
 from pathlib import Path
 
-import anywidget
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from lib.viz.checks import check_images
 from lib.viz.gallery import read_pictures
 from lib.viz.plots import png_of
 from lib.viz.still import few_colors
+from lib.viz.widget import BadValue, Widget, check_number
 
 HERE = Path(__file__).parent
 GREY = 128                            # what a masked patch looks like, of 255
@@ -70,7 +70,7 @@ def fill_in(objective: SimMIM | MAE, view: Tensor, mask: Tensor) -> Tensor:
     return unpatchify(torch.where(mask[..., None], predicted, pixels), objective.patch_size)
 
 
-class Reconstruction(anywidget.AnyWidget):
+class Reconstruction(Widget):
     """The image, the image under a mask that the pointer draws, and what the network fills in, side by side.
 
     images: uint8 (B, 3, S, S) or (3, S, S), a path, a PIL image, or a list of these. model: "mae" or "simmim", of `world`, or
@@ -124,7 +124,10 @@ class Reconstruction(anywidget.AnyWidget):
         self.masked = self._numbers(mask)
 
     def _numbers(self, mask) -> list[int]:
-        mask = torch.as_tensor(mask)
+        try:
+            mask = torch.as_tensor(mask)
+        except (TypeError, ValueError, RuntimeError):
+            raise CourseError(f"the mask is a {type(mask).__name__}; expected bool ({self.side}, {self.side})") from None
         if mask.dtype != torch.bool or tuple(mask.shape) not in ((self.side, self.side), (self.side**2,)):
             raise CourseError(f"the mask is {mask.dtype} {tuple(mask.shape)}; expected bool ({self.side}, {self.side}), True "
                               "is masked")
@@ -139,15 +142,14 @@ class Reconstruction(anywidget.AnyWidget):
 
     @traitlets.validate("masked")
     def _patches(self, proposal):
-        wrong = [n for n in proposal["value"] if not 0 <= n < self.side**2]
+        wrong = [n for n in proposal["value"] if isinstance(n, bool) or not 0 <= n < self.side**2]
         if wrong:
-            raise CourseError(f"there is no patch {wrong[0]} to mask; give numbers from 0 to {self.side**2 - 1}")
+            raise BadValue(f"there is no patch {wrong[0]} to mask; give numbers from 0 to {self.side**2 - 1}")
         return sorted(set(proposal["value"]))
 
     @traitlets.validate("image")
     def _image(self, proposal):
-        if not 0 <= proposal["value"] < len(self.images):
-            raise CourseError(f"image = {proposal['value']} does not exist; give one from 0 to {len(self.images) - 1}")
+        check_number("image", proposal["value"], 0, len(self.images) - 1, "an image")
         return proposal["value"]
 
     def _received(self, _, content: dict, buffers: list) -> None:
@@ -157,18 +159,37 @@ class Reconstruction(anywidget.AnyWidget):
 
     # ---- the network
     def _fill(self, _=None) -> None:
-        """Let the network fill in, and say how well."""
-        mask, network = self.mask.flatten()[None], self.objective                # (1, N)
-        device, training = next(network.parameters()).device, network.training
-        view = normalize(self.images[self.image, None]).to(device)
+        """Let the network fill in, and say how well; or that it could not, so that nobody waits for it."""
+        mask = self.mask.flatten()[None]                                         # (1, N)
+        try:
+            self._answer = self._pixels(mask)
+            self.error, self.guess, text = self._compare(mask)
+        except BaseException as error:                                           # Ctrl-C as well
+            self._answer, self.error, self.guess = self._hidden(), float("nan"), float("nan")
+            text = f"The network did not fill this in: {' '.join(str(error).split()) or type(error).__name__}"
+            raise
+        finally:
+            with self.hold_sync():
+                self.filled = _png(self._answer)
+                self.report = {"text": text, "masked": self.masked, "image": self.image}
+
+    def _pixels(self, mask: Tensor) -> Tensor:
+        """The network's answer to a mask (1, N): uint8 (3, S, S). Raises CourseError if it is not finite."""
+        network, weight = self.objective, next(self.objective.parameters())
+        view, training = normalize(self.images[self.image, None]).to(weight.device, weight.dtype), network.training
         network.eval()
-        pixels = fill_in(network, view, mask.to(device)) if self.masked else view
-        network.train(training)
-        self._answer = (255 * denormalize(pixels.float().cpu()).clamp(0, 1)).round().byte()[0]     # (3, S, S)
-        self.error, self.guess, text = self._compare(mask)
-        with self.hold_sync():
-            self.filled = _png(self._answer)
-            self.report = {"text": text, "masked": self.masked, "image": self.image}
+        try:
+            pixels = fill_in(network, view, mask.to(weight.device)) if self.masked else view
+        finally:
+            network.train(training)
+        if not bool(pixels.isfinite().all()):
+            raise CourseError("its answer holds NaN or infinity; its weights are damaged")
+        return (255 * denormalize(pixels.float().cpu()).clamp(0, 1)).round().byte()[0]
+
+    def _hidden(self) -> Tensor:
+        """The image under its mask: uint8 (3, S, S)."""
+        patches = patchify(self.images[self.image, None].float(), self.objective.patch_size)
+        return unpatchify(patches.masked_fill(self.mask.flatten()[None, :, None], GREY), self.objective.patch_size)[0].byte()
 
     def _compare(self, mask: Tensor) -> tuple[float, float, str]:
         """Mean distance of masked pixels to the true ones: the network's, that of a guess without one, both as a sentence."""
@@ -198,11 +219,9 @@ class Reconstruction(anywidget.AnyWidget):
 
     def still(self) -> bytes:
         """The three pictures side by side, as a PNG file."""
-        hidden = unpatchify(patchify(self.images[self.image, None].float(), self.objective.patch_size)
-                            .masked_fill(self.mask.flatten()[None, :, None], GREY), self.objective.patch_size)[0].byte()
         figure, panels = plt.subplots(1, 3, figsize=(6, 2.3), dpi=100, layout="constrained")
         titles = ("image", "masked", f"filled in by {self.meta['model']}")
-        for axes, picture, title in zip(panels, (self.images[self.image], hidden, self._answer), titles):
+        for axes, picture, title in zip(panels, (self.images[self.image], self._hidden(), self._answer), titles):
             axes.imshow(picture.permute(1, 2, 0).numpy(), interpolation="nearest")
             axes.set_title(title, fontsize=9)
             axes.set_axis_off()

@@ -14,8 +14,10 @@ def slide(figures: dict[str, Figure], description: str, alt: str, start: str | N
 
     start: where it stands at first, the first figure if left out. A saved notebook, and a page without a kernel, show the
     figure of `start` as a picture; `alt` is its text, in at least 20 characters. Draw all figures with the same axes.
-    Raises CourseError if there are fewer than two figures, no such start, or if the text or a label is missing.
+    Raises CourseError if there are fewer than two figures, no such start, or if the text or a label of an axis is missing.
     """
+    if not isinstance(figures, dict) or not all(isinstance(figure, Figure) for figure in figures.values()):
+        raise CourseError("a slider takes {position: matplotlib figure}")
     if len(figures) < 2:
         raise CourseError(f"a slider needs at least two figures, got {len(figures)}")
     start = next(iter(figures)) if start is None else start

@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import grade
+import limits
 import nbformat
 import release
 
@@ -73,6 +74,23 @@ def messy(notebook):
     notebook.cells.insert(notebook.cells.index(tests[1][1]), scratch)
     notebook.cells.append(nbformat.v4.new_markdown_cell("My answer stands in a cell of its own"))
     notebook.metadata = {"kernelspec": {"name": "ir", "display_name": "R", "language": "R"}}
+    return notebook
+
+
+def odd(notebook):
+    """Right answers among cells that change names and folders, install things, use what visible tests made; words as code."""
+    notebook = copy.deepcopy(notebook)
+    answers = list(named(notebook, "answer").values())
+    visible = [cell.source for cell in named(notebook, "test").values() if "HIDDEN" not in cell.source]
+    names = ", ".join(sorted(next(found for source in visible if (found := limits.made_by(source)))))
+    before = nbformat.v4.new_code_cell("import os\nos.chdir('..')\nfrom torch import *\nglobals = exec = 7")
+    notebook.cells.insert(notebook.cells.index(answers[0]), before)
+    answers[0].source = "!pip install -q \\\n    nothing-at-all\n!python -m pip install nothing\n" + answers[0].source
+    answers[-1].source = f"print({names})\n" + answers[-1].source
+    question, = named(notebook, "open").values()
+    question.source = "see ![](attachment:image.png)"
+    question.attachments = {"image.png": {"image/png": "iVBORw0KGgo="}}
+    notebook.cells.append(nbformat.v4.new_code_cell("# (a) 784\N{PARTY POPPER}"))
     return notebook
 
 

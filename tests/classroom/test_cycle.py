@@ -2,6 +2,8 @@
 import csv
 import json
 import os
+import shutil
+from types import SimpleNamespace
 
 import grade
 import handed_in
@@ -9,7 +11,7 @@ import nbformat
 import pytest
 import release
 from marks import MARKS
-from submissions import DEADLY, ENDLESS, HUNGRY, LIMITS, hand_in, messy, named, solved, tampered, with_answers, worth
+from submissions import DEADLY, ENDLESS, HUNGRY, LIMITS, hand_in, messy, named, odd, solved, tampered, with_answers, worth
 
 FIRST = release.numbers()[0]
 
@@ -36,6 +38,9 @@ def graded(made, tmp_path_factory):
     (folder / "stray.ipynb").write_text("{}")
     hand_in(folder, "messy", "my answers (2)", messy(solved(one, tasks)))
     (folder / "messy/timestamp.txt").write_text("gestern Abend")
+    hand_in(folder, "odd", FIRST, odd(solved(one, tasks)))
+    path = folder / f"odd/{FIRST}.ipynb"                       # half of an emoji, as some programs write it
+    path.write_text(json.dumps(json.loads(path.read_text())).replace("\\ud83c\\udf89", "\\ud83c"))
     said = []
     lines = grade.grade(folder, one.course, LIMITS, {FIRST: "2026-10-05 18:00"},
                         say=lambda *text, **_: said.append(" ".join(text)))
@@ -50,9 +55,9 @@ def test_each_submission_earns_what_it_should(graded):
     assert {name: line["points"] for name, line in lines.items()} == {
         "full": worth(one, tasks), "half": worth(one, tasks[:2]), "empty": 0, "tampered": 0, "endless": rest,
         "hungry": worth(one, tasks[2:]), "broken": 0,
-        "messy": worth(one, tasks)}
+        "messy": worth(one, tasks), "odd": worth(one, tasks)}
     assert {name for name, line in lines.items() if line["to mark"] == worth(one, [question])} == {
-        "full", "messy"}
+        "full", "messy", "odd"}
     graded_ones = {line["of"] for name, line in lines.items() if name != "broken"}
     assert graded_ones == {sum(release.points(one.source).values())}
     assert lines["broken"]["state"].startswith("not a notebook") and lines["full"]["state"] == "marks are missing"
@@ -60,7 +65,7 @@ def test_each_submission_earns_what_it_should(graded):
 
 def test_late_work_is_counted_in_hours_and_loses_nothing(graded):
     lines = graded[0]
-    assert lines["half"]["hours late"] == 15.5 and lines["full"]["hours late"] == 0
+    assert lines["half"]["hours late"] == 15.5 and lines["full"]["hours late"] is None
 
 
 def test_what_cannot_be_graded_is_said(graded):
@@ -97,8 +102,10 @@ def test_marks_are_entered_and_nothing_is_run_again(graded):
     path, (question,) = one.course / "marks.csv", named(one.source, "open")
     marks = table(path)
     assert [(line["student"], line["question"], line["points"]) for line in marks] == [
-        ("full", question, ""), ("messy", question, "")]
+        ("full", question, ""), ("messy", question, ""), ("odd", question, "")]
     assert marks[1]["answer"] == "My answer stands in a cell of its own"
+    assert marks[2]["answer"] == "see ![](attachment:image.png)\n\n# (a) 784?"
+    assert "iVBORw0KGgo=" in feedback(one, "odd")
     assert "Model answer" in marks[0]["answer"]
     marks[0] |= {"points": "1,5", "comment": "What about (b)?"}
     grade.write(path, MARKS, marks)
@@ -116,6 +123,44 @@ def test_marks_are_entered_and_nothing_is_run_again(graded):
     with pytest.raises(grade.CourseError, match="is not in UTF-8"):
         grade.grade(folder, one.course, LIMITS, say=lambda *text, **_: None)
     path.unlink()                                              # other tests grade into the same course
+
+
+def test_a_gradebook_that_was_deleted_is_made_again(graded, tmp_path):
+    _, one, folder, _ = graded
+    hand_in(tmp_path, "full", FIRST, nbformat.read(folder / f"full/{FIRST}.ipynb", as_version=4))
+    course = shutil.copytree(one.course, tmp_path.parent / f"{tmp_path.name} course")
+    (course / "gradebook.db").unlink()
+    line = {each["student"]: each for each in grade.grade(tmp_path, course, LIMITS, say=lambda *text, **_: None)}["full"]
+    assert line["points"] == worth(one, list(named(one.source, "answer")))
+
+
+def test_two_do_not_grade_into_one_folder_at_once(tmp_path, capsys):
+    with grade.alone(tmp_path / "course"):
+        assert grade.main([str(tmp_path), "--course", str(tmp_path / "course")]) == 2
+    assert "another `make grade` is at work" in capsys.readouterr().err
+
+
+def test_tests_have_names_of_their_own(tmp_path, monkeypatch):
+    import limits
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "checks.py").write_text("def check(f):\n    assert f() == entries()['n']\n\n\nsame = entries = None\n")
+    (tmp_path / "checks.json").write_text('{"n": 5}')
+    space = {}
+    monkeypatch.setattr("IPython.get_ipython", lambda: SimpleNamespace(user_ns=space))
+    module = {}
+    exec(limits.GRADED, module)
+    (tmp_path / "checks.json").write_text("{}")                # what the answers' code does to the files
+    space |= {"answer": lambda: 5, "count": 1, "given": 3}
+    module["keep"](["given"])
+    space |= {"given": "mine", "check": "mine"}
+    module["test"](["answer"], "count = given\nhidden = 1\ncheck(answer)", ["count"])
+    assert space["count"] == 3 and "hidden" not in space and space["given"] == "mine"
+    space["answer"] = lambda: 6
+    with pytest.raises(AssertionError):
+        module["test"](["answer"], "seen = 1\ncheck(answer)\nlate = 1", ["seen", "late"])
+    assert space["seen"] == 1 and "late" not in space
+    module["prepare"](["answer"], "made = 7\ncheck(answer(made))\nafter = 1")           # a test that ran away
+    assert module["names"]["made"] == 7 and "after" not in module["names"]
 
 
 @pytest.mark.parametrize("program, arguments, complaint", [
@@ -171,7 +216,8 @@ def test_which_notebooks_are_found(tmp_path):
 @pytest.mark.parametrize("text, utc", [
     ("2026-10-06 09:30:00 UTC", "2026-10-06 09:30"), ("2026-10-06 09:30", "2026-10-06 09:30"),
     ("2026-10-06 09:30:00.250000 Europe/Berlin", "2026-10-06 07:30"), ("2026-10-06 09:30:00 +0200", "2026-10-06 07:30"),
-    ("06.10.2026 09:30", None), ("2026-10-06 09:30:00 CEST", None), ("2026-13-06 09:30", None), ("", None)])
+    ("0001-01-01 00:00:00 +1400", None), ("06.10.2026 09:30", None), ("2026-10-06 09:30:00 CEST", None),
+    ("2026-13-06 09:30", None), ("", None)])
 def test_when_it_was_handed_in(text, utc):
     when = handed_in.moment(text)
     assert (when and when.strftime("%Y-%m-%d %H:%M")) == utc
@@ -194,6 +240,39 @@ def test_the_notebook_that_is_graded_keeps_its_order_and_what_was_added():
     assert [handed_in.name_of(cell) for cell in made.cells] == [None, None, "f", None, None, None, "f-1", "g", None, "g-1"]
 
 
+@pytest.mark.parametrize("line, left", [
+    ("!pip install x", ""), ("    %pip install \\\n  x \\\n  y", ""), ("!python3 -m pip install x", ""),
+    ("%conda install x", ""),
+    ("!{sys.executable} -m pip install x", ""), ("pip = 3", "pip = 3"), ("!ls", "!ls"), ("x = y % pip", "x = y % pip")])
+def test_lines_that_install_are_left_out(line, left):
+    out = handed_in.INSTALL.sub("", f"a = 1\n{line}\nb = 2")
+    assert out == f"a = 1\n{left}\nb = 2"
+
+
+@pytest.mark.parametrize("code, prose", [("# (a) 784", True), ("The mean is 3, since ...", True), ("x = 1  # so", False),
+                                         ("!ls", False), ("%timeit x", False), ("", False), ("print(3)", False)])
+def test_words_in_a_cell_of_code_are_words(code, prose):
+    assert handed_in.is_prose(code) == prose
+
+
+def test_pictures_of_one_name_get_two(tmp_path):
+    def words(text, picture):
+        cell = nbformat.v4.new_markdown_cell(text)
+        cell.attachments = {"image.png": {"image/png": picture}}
+        return cell
+
+    cells = [words("![](attachment:image.png)", "a"), words("and ![](attachment:image.png)", "b")]
+    assert handed_in.with_own_names(cells) == {"image.png": {"image/png": "a"}, "1-image.png": {"image/png": "b"}}
+    assert cells[1].source == "and ![](attachment:1-image.png)"
+
+
+def test_carelessly_written_notebooks_are_read(tmp_path):
+    path = tmp_path / "x.ipynb"
+    path.write_text('{"nbformat": 4, "nbformat_minor": 5, "cells": [{"cell_type": "markdown", "id": "a", "source": "\\ud83d"}, '
+                    '{"cell_type": "markdown", "id": "a", "source": "two"}]}')
+    assert [cell.source for cell in handed_in.read(path).cells] == ["?", "two"]
+
+
 def test_feedback_shows_nothing_that_a_hidden_test_printed_or_raised():
     import limits
     hidden = "# Hidden: other shapes.\n### BEGIN HIDDEN TESTS\nsecret = 42\n### END HIDDEN TESTS"
@@ -205,6 +284,12 @@ def test_feedback_shows_nothing_that_a_hidden_test_printed_or_raised():
         limits.HideTests().preprocess_cell(cell, {}, 0)
         assert "secret" not in json.dumps(cell)
     assert test.outputs[0].ename == "ValueError"
+
+
+def test_a_long_answer_is_read_again(tmp_path):
+    line = dict.fromkeys(MARKS, "") | {"assignment": "01", "student": "anna", "question": "why", "answer": "x" * 200_000}
+    grade.write(tmp_path / "marks.csv", MARKS, [line])
+    assert grade.read_marks(tmp_path / "marks.csv")["01", "anna", "why"]["answer"] == line["answer"]
 
 
 def test_marks_say_what_cannot_be_entered(tmp_path):

@@ -45,9 +45,9 @@ def test_without_a_kernel_a_picture_and_a_name():
     (dict(maps={}), "no maps were given"),
     (dict(rows=[1]), r"the map 'first' has shape \(2, 3\); 1 rows and 3 columns are named"),
     (dict(maps={"odd": torch.tensor([[1.0, 2, float("nan")]] * 2)}), "the map 'odd' holds 2 values that are not finite"),
-    (dict(maps={"flat": torch.ones(2, 3)}), "the colour scale runs from 1 to 1; give low < high"),
-    (dict(row=2), "row = 2 does not exist; give one from 0 to 1"),
-    (dict(column=-1), "column = -1 does not exist; give one from 0 to 2"),
+    (dict(maps={"flat": torch.ones(2, 3)}), "the colour scale runs from 1 to 1; give low and high, low < high"),
+    (dict(row=2), "row = 2 does not exist; give a row, from 0 to 1"),
+    (dict(column=-1), "column = -1 does not exist; give a column, from 0 to 2"),
 ])
 def test_bad_input_gets_a_line(change, message):
     with pytest.raises(CourseError, match=message):

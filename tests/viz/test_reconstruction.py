@@ -159,7 +159,7 @@ def test_a_saved_notebook_has_a_picture_and_a_text_that_stays(shown):
     (dict(images=torch.zeros(1, 3, 64, 64, dtype=torch.uint8)), "images are 64 x 64 pixels, the model takes 32 x 32"),
     (dict(mask=torch.zeros(4, 4)), r"the mask is torch.float32 \(4, 4\); expected bool \(4, 4\), True is masked"),
     (dict(mask=torch.zeros(3, 3, dtype=torch.bool)), r"the mask is torch.bool \(3, 3\)"),
-    (dict(image=2), "image = 2 does not exist; give one from 0 to 1"),
+    (dict(image=2), "image = 2 does not exist; give an image, from 0 to 1"),
 ])
 def test_bad_input_gets_a_line(given, message):
     with pytest.raises(CourseError, match=message):
