@@ -293,7 +293,7 @@ function render({ model, el }) {
     const layer = Math.min(shown.layer, each.layers) - 1, all = each.layers * each.heads;
     const single = typeof shown.head === "number", head = heads(each)[0];
     const title = make("caption", { textContent:
-      `Layer ${layer + 1}, ${single ? `head ${head}` : "mean of heads"}` });
+      `Layer ${layer + 1}, ${single ? `head ${head}` : "mean of heads"}${meta.images.length > 1 ? ", all images" : ""}` });
     const lines = [["distance", "distance", " px", 1], ["entropy", "entropy", " nats", 2], ["nmi", "NMI", "", 3]];
     numbers.replaceChildren(title, ...lines.map(([key, name, unit, digits]) => {
       const values = each.statistics[key], inLayer = values[layer];

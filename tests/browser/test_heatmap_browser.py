@@ -20,7 +20,7 @@ def test_the_pointer_and_the_arrows_move_in_all_panels(open_page, tmp_path, scre
     assert "trained: block 2, part d, CKA 0.636" == panel.get_attribute("aria-label")
     cell = page.locator(".heatmaps-cell").first.bounding_box()
     assert abs(cell["x"] - (box["x"] + 0.75 * box["width"])) < 2 and abs(cell["y"] - (box["y"] + box["height"] / 3)) < 2
-    panel.click(position={"x": 0.1 * box["width"], "y": 0.9 * box["height"]})                   # a click keeps, a visit does not
+    panel.click(position={"x": 0.1 * box["width"], "y": 0.9 * box["height"]})                    # kept; a visit is not
     panel.hover(position={"x": 0.9 * box["width"], "y": 0.1 * box["height"]})
     assert page.locator(".heatmaps-pair").text_content() == "block 3, part d"
     page.mouse.move(0, 0)

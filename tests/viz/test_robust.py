@@ -153,7 +153,8 @@ def test_attention_that_is_none(changes, said):
 
 @pytest.mark.parametrize("path, images, said", [
     ("", None, "is a folder"), (None, None, "needs the path of a file"), ("x" * 300, None, "could not be written"),
-    ("page.html", "0", "cannot show images"), ("page.html", 0, "cannot show images"), ("page.html", [True], "cannot show images")])
+    ("page.html", "0", "cannot show images"), ("page.html", 0, "cannot show images"),
+    ("page.html", [True], "cannot show images")])
 def test_a_page_that_cannot_be_written(path, images, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CourseError, match=said):
