@@ -25,6 +25,7 @@ LARGEST = 20 * 2**20                                           # bytes of a note
 OURS = ("submitted", "autograded", "feedback", "release", "instructor", "source")
 # "!pip install x", "%pip ...", "!python -m pip ...", "!{sys.executable} -m pip ...", with the lines that they go on in
 INSTALL = re.compile(r"(?m)^([ \t]*)([!%][ \t]*(?:\S+[ \t]+-m[ \t]+)?(?:pip3?|conda|mamba|uv)\b(?:[^\n]*\\\n)*[^\n]*)$")
+PASTED = re.compile(r"!\[[^\]]*\]\(attachment:([^)\s]+)[^)]*\)")       # a picture in a cell of text
 
 
 def find(folder: Path, course: Path) -> tuple[dict[tuple[str, str], Path], list[str]]:
@@ -153,6 +154,7 @@ def assemble(handed_in, handed_out) -> nbformat.NotebookNode:
         made.cells += [nbformat.v4.new_code_cell(before[name])] if name in before else []
         cell.source = answers.get(name, cell.source)
         if name in known and is_open(cell):
+            cell.source = PASTED.sub(lambda m: m[0] if m[1] in pictures else f"[the picture {m[1]} is missing]", cell.source)
             cell.attachments = {key: picture for key, picture in pictures.items() if f"attachment:{key}" in cell.source}
         made.cells += [cell, *(nbformat.v4.new_code_cell(source) for source in (behind.get(name, []) if name else []))]
     for n, cell in enumerate(made.cells):

@@ -188,21 +188,28 @@ def right(x, classes, q, truth, penalty=0.01):
     return ridge(x, torch.eye(10)[classes], q, penalty).argmax(1) == truth
 
 
+# %% [markdown]
+# Many features need a larger penalty than few. To be fair, each reader gets the best of five, found on 100 of the 500 images:
+
+# %%
+def fair(x, q):
+    """`right` for the labels of this section, with the penalty that reads best on the last 100 training images."""
+    tries = {p: right(x[:400], labels[:400], x[400:], labels[400:], p).float().mean() for p in (0.001, 0.01, 0.1, 0.5, 2)}
+    return right(x, labels, q, truth, max(tries, key=tries.get))
+
+
 # %%
 x, q = features["simmim"][mean], queries["simmim"][mean]
-readers = {"SimMIM, depth 0, mean of the patches (96)": right(x[:, 0], labels, q[:, 0], truth),
-           "pixels, 16 × 16 (256)": right(small[0], labels, small[1], truth, penalty=0.5),
-           "pixels, random, only the first 96": right(wild[0][:, :96], labels, wild[1][:, :96], truth),
-           "pixels, random (2,000)": right(wild[0], labels, wild[1], truth, penalty=0.1),
-           "SimMIM, depth 5, mean of the patches (96)": right(x[:, 5], labels, q[:, 5], truth),
-           "SimMIM, depth 12, mean of the patches (96)": right(x[:, 12], labels, q[:, 12], truth)}
-for reader, hits in readers.items():
-    print(f"{reader:<43} ≈ {100 * hits.float().mean():.0f} %")
+readers = {"SimMIM, depth 0, mean of the patches (96)": (x[:, 0], q[:, 0]), "pixels, 16 × 16 (256)": small,
+           "pixels, random, only the first 96": [each[:, :96] for each in wild], "pixels, random (2,000)": wild,
+           "SimMIM, depth 5, mean of the patches (96)": (x[:, 5], q[:, 5]),
+           "SimMIM, depth 12, mean of the patches (96)": (x[:, 12], q[:, 12])}
+for reader, pair in readers.items():
+    print(f"{reader:<43} ≈ {100 * fair(*pair).float().mean():.0f} %")
 
 # %% [markdown]
 # **With 500 images to learn from, a line on 256 pixels reads the shape about as well as a line on SimMIM's best block**,
-# and 2,000 random features of the pixels are not told apart from either by 400 images. (The pixels' line got a larger
-# penalty.) No block created the class; the pixels had it. What the blocks did is to lay it open in few numbers: of random
+# and 2,000 random features of the pixels are not told apart from either by 400 images. No block created the class; the pixels had it. What the blocks did is to lay it open in few numbers: of random
 # features as many as SimMIM has channels, 96, show less. And look at the first line: a *mean of patches* at depth 0 is a
 # linear function of the mean patch, 64 grey values, and where things stood is averaged away. That is the climb of the first
 # blocks: patches look at each other and put into each token something that averaging does not destroy.
@@ -270,7 +277,8 @@ for name in networks:
 # ### The last block's probe
 #
 # Each depth had a probe of its own. Now fit **one**, after the last block, and read all depths with it. (The mean over
-# training images of each depth is replaced by that of the last, so that a shift common to all images does not count.)
+# training images of each depth is replaced by that of the last, so that a shift common to all images does not count. The
+# strength of each channel stays as it is.)
 #
 # **Predict, then run.** Block 11 is one block short of the end. What will the last block's probe read there?
 
@@ -344,7 +352,7 @@ plots.show(figure, alt="Accuracy with one block left out, bars for 12 blocks of 
 # Every single block seems needed, also those over which the probe's curve is flat or falls. But is it the block that
 # matters, or the *agreement* between the stream and the probe? Fit the probe anew on the network with the gap.
 #
-# **Predict, then run.** Block 6 is left out and the probe is fitted again. How much of the loss stays?
+# **Predict, then run.** Block 1, 6 or 12 is left out and the probe is fitted again. How much of each loss stays?
 
 # %%
 @torch.no_grad()
@@ -356,18 +364,22 @@ def without(network, source, left_out, pool):
 
 
 # %%
+fit, ask = (Loaded(Shapes(split, 64, length, difficulty="mild")) for split, length in (("train", 300), ("val", 200)))
 for name in skipped:
     pool = pooling[name]
-    again = right(without(networks[name], train, 6, pool), labels, without(networks[name], val, 6, pool), truth).double().mean()
-    whole = right(features[name][pool, :, 12], labels, queries[name][pool, :, 12], truth).double().mean()
-    print(f"{NAMES[name]:>6} without block 6: last probe ≈ {100 * skipped[name][5]:.0f} %, fitted anew ≈ {100 * again:.0f} %, "
-          f"whole network ≈ {100 * whole:.0f} %")
+    whole = right(features[name][pool, :300, 12], labels[:300], queries[name][pool, :200, 12], truth[:200]).double().mean()
+    print(f"{NAMES[name]}, whole network ≈ {100 * whole:.0f} %")
+    for block in (1, 6, 12):
+        x, q = (without(networks[name], source, block, pool) for source in (fit, ask))
+        again = right(x, labels[:300], q, truth[:200]).double().mean()
+        print(f"  without block {block:2}: last probe ≈ {100 * skipped[name][block - 1]:.0f} %, fitted anew ≈ {100 * again:.0f} %")
 
 # %% [markdown]
-# Nothing that 400 images could show (the last probe was read on the first 100 of them). This block is needed by *that
-# probe*, not for the shape: the others carry it. Block 6 is one of the cheapest to lose; refit block 1 before you
-# generalise. So there are three questions with three answers: what a reader gains over a block, what a fixed reader loses
-# without it, and what a fresh reader loses without it. Say which one you mean by "this layer matters".
+# Of blocks 6 and 12, nothing that 200 images could show (the last probe was read on the first 100 of them): they are needed
+# by *that probe*, not for the shape, which the others carry. Block 1 is another matter in MAE: a third of the accuracy is
+# gone, whoever reads. In SimMIM it is a few points, too few to tell from chance here. So there are three questions with three
+# answers: what a reader gains over a block, what a fixed reader loses without it, and what a fresh reader loses without it.
+# Say which one you mean by "this layer matters".
 #
 # ## 5. Who does the drawing?
 #
@@ -436,12 +448,13 @@ for depth in (0, 3, 6, 9, 11, 12):
         drawn = (tokens @ own["decoder.linear.weight"].T + own["decoder.linear.bias"])[:, ::3]
     y = grey[hidden["simmim"]]
     left = ((drawn - y).square().sum() / (y - y.mean(0)).square().sum()).item()
-    print(f"SimMIM's own head after block {depth:2}: R² ≈ {1 - left:.1f}")
+    print(f"SimMIM's own head after block {depth:2}: R² ≈ {1 - left:.2f}")
 
 # %% [markdown]
-# It can: after block 3, most of what the last block's R² amounts to is there for SimMIM's *own* head. (By class, the last
-# block's probe was not so lucky in section 4.) So at this scale the late blocks of SimMIM hardly draw, and **the
-# explanation by the drawing does not show**, though what it is to explain does: shape and place get harder to read. Here
+# It can: after block 3, two thirds of what the last block's R² amounts to are there for SimMIM's *own* head. (By class, the
+# last block's probe was not so lucky in section 4.) The last six blocks add about a quarter for this head, and next to nothing
+# for a fitted line: they put the drawing into the head's words more than they draw. So at this scale **the explanation by
+# the drawing hardly shows**, though what it is to explain does: shape and place get harder to read. Here
 # the drawing is easy, dark ground, light thing, and texture that nobody can guess; in photographs it may well take all
 # blocks.
 #

@@ -79,7 +79,8 @@ def finetune(a, subject: Subject, backbone) -> dict:
                                              if (v := getattr(a, k)) is not None})
     train, val = (Loaded(open_source(a.data, split, subject.size, limit=limit, difficulty=a.difficulty))
                   for split, limit in (("train", a.images), ("val", None)))
-    tuned = tuning.finetune(backbone, train, val, r, a.pooling, a.seed, a.device, progress=True)
+    keep = Path(a.keep) / f"{'trained' if backbone is subject.backbone else 'untrained'}.pt" if a.keep else None
+    tuned = tuning.finetune(backbone, train, val, r, a.pooling, a.seed, a.device, progress=True, keep=keep)
     return {"finetuned": share(tuned.predictions == val.labels(torch.arange(len(val)))), "history": tuned.history}
 
 
@@ -157,6 +158,7 @@ def parser_of(name: str) -> argparse.ArgumentParser:
         parser.add_argument("--batch-size", type=int, help="instead of the recipe's")
         parser.add_argument("--learning-rate", type=float, help="instead of the recipe's")
         parser.add_argument("--warmup-epochs", type=float, help="instead of the recipe's")
+        parser.add_argument("--keep", help="a folder for the state after each epoch; the same command goes on from it")
     if name == "dense":
         parser.add_argument("--pairs", help="a folder of images/ and masks/; the objects of shapes if left out")
     if name in ("noise", "shape-bias"):

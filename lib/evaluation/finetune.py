@@ -17,6 +17,7 @@ What the published recipes do and this does not:
 import copy
 import math
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -30,6 +31,7 @@ from lib import distributed, random
 from lib.data.mixing import erase, mix
 from lib.data.views import SUPERVISED, make_view, normalize
 from lib.errors import CourseError
+from lib.evaluation import kept
 from lib.evaluation.features import POOLINGS, frozen
 from lib.precision import widen
 from lib.training.settings import option
@@ -158,21 +160,22 @@ def make_classifier(backbone: nn.Module, classes: int, pooling: str, drop_path: 
 
 
 def finetune(backbone: nn.Module, train, val, r: FineTuneRecipe, pooling: str = "cls", seed: int = 0, device: str = "auto",
-             progress: bool = False) -> FineTuned:
+             progress: bool = False, keep: str | Path | None = None) -> FineTuned:
     """Train a copy of a backbone on the labels of `train`, and let it classify the images of `val`, which have no say in it.
 
     Head, order, views, mixing and drop path depend on the seed alone: on a CPU, the same seed gives the same network to the
     last bit (a GPU may add in another order). The forward pass is bf16 on a GPU and fp32 on a CPU; the device is waited for
     every 10 steps. A remainder of the images that fills no batch is left for another epoch. Of several processes (torchrun)
-    each takes its share of every batch; mixup and cutmix then mix an image with one of its own process. Raises CourseError
-    if the sources or the backbone do not fit, or if the loss is not finite.
+    each takes its share of every batch; mixup and cutmix then mix an image with one of its own process. keep: a file for the
+    state after each epoch; where it is there already, the same call goes on from it, to the same bits. Raises CourseError if
+    the sources or the backbone do not fit, if the file is of another call, or if the loss is not finite.
     """
     device = torch.device(pick_device(device))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):      # the caller's random state stays
         torch.manual_seed(int(random.combine(seed, "fine-tuning")) % 2**63)              # of the head and of drop path
         network = make_classifier(backbone, len(train.classes), pooling, r.drop_path).to(device)
         _check(network, train, val, r)
-        history = _train(network, train, r, seed, device, progress)
+        history = _train(network, train, r, seed, device, progress, None if keep is None else Path(keep))
     return FineTuned(network, predict(network, val), history)
 
 
@@ -193,22 +196,31 @@ def _check(network: nn.Module, train, val, r: FineTuneRecipe) -> None:
                           f"open the source at a size of {size}")
 
 
-def _train(network: nn.Module, train, r: FineTuneRecipe, seed: int, device: torch.device,
-           progress: bool) -> list[dict[str, float]]:
+def _train(network: nn.Module, train, r: FineTuneRecipe, seed: int, device: torch.device, progress: bool,
+           keep: Path | None) -> list[dict[str, float]]:
     optimizer = torch.optim.AdamW(parameter_groups(network, r), lr=r.learning_rate, fused=True)
-    several, call = distributed.world_size() > 1, network
-    if several:                                                    # a mask token, say, gets no gradient here
-        torch.manual_seed(int(random.combine(seed, "fine-tuning", distributed.rank())) % 2**63)      # of drop path
-        call = DistributedDataParallel(network, broadcast_buffers=False, find_unused_parameters=True)
     view = replace(SUPERVISED, scale=(r.crop_min, 1.0), jitter=r.jitter)
     labels, size = train.labels(torch.arange(len(train))).cpu(), network.patch_embed.img_size[0]
     per_epoch = len(train) // r.batch_size
-    steps, history, pending, since = r.epochs * per_epoch, [], 0, 0
+    steps, history, pending, since, begun = r.epochs * per_epoch, [], 0, 0, 0
+    several, call = distributed.world_size() > 1, network
+    about = {"recipe": asdict(r), "seed": seed, "images": f"{len(train)} of {train.name}/{train.split}",
+             "network": kept.fingerprint(network) if keep else None}
+    if keep and (state := kept.kept(keep, about)):
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        history, pending, since, begun = state["history"], state["pending"].to(device), state["since"], state["step"]
+        kept.set_random_state(state["random"], device)
+    if several:                                                    # a mask token, say, gets no gradient here
+        call = DistributedDataParallel(network, broadcast_buffers=False, find_unused_parameters=True)
     call.train()
     progress = progress and distributed.rank() == 0
-    for step in tqdm(range(steps), desc="fine-tuning", unit="step", disable=not progress, leave=False):
+    for step in tqdm(range(begun, steps), desc="fine-tuning", unit="step", disable=not progress, leave=False, initial=begun,
+                     total=steps):
         epoch, place = divmod(step, per_epoch)
         if place == 0:
+            if several:                                            # drop path draws in each process for itself
+                torch.manual_seed(int(random.combine(seed, "fine-tuning", epoch, distributed.rank())) % 2**63)
             order = random.permutation(random.combine(seed, "fine-tuning order", epoch), len(train))
         indices = order[place * r.batch_size:(place + 1) * r.batch_size][distributed.share(r.batch_size)]
         keys = random.combine(seed, "fine-tuning views", epoch, indices)
@@ -234,7 +246,11 @@ def _train(network: nn.Module, train, r: FineTuneRecipe, seed: int, device: torc
                 raise CourseError(f"the loss of fine-tuning is not a finite number between steps {since + 1} and {step + 1} "
                                   f"({', '.join(f'{k}={v}' for k, v in asdict(r).items() if 'rate' in k or 'clip' in k)}); "
                                   "try a lower learning_rate, and make sure that the backbone's weights are finite")
-            pending, since = 0, step + 1
+            pending, since = torch.zeros((), device=device), step + 1
+        if keep and place == per_epoch - 1:
+            kept.keep(keep, {"about": about, "step": step + 1, "since": since, "pending": pending, "history": history,
+                             "network": network.state_dict(), "optimizer": optimizer.state_dict(),
+                             "random": kept.random_state(device)})
     network.eval()
     return history
 

@@ -88,7 +88,7 @@ def odd(notebook):
     answers[0].source = "!pip install -q \\\n    nothing-at-all\n!python -m pip install nothing\n" + answers[0].source
     answers[-1].source = f"print({names})\n" + answers[-1].source
     question, = named(notebook, "open").values()
-    question.source = "see ![](attachment:image.png)"
+    question.source = "see ![](attachment:image.png) ![so](attachment:gone.png)"
     question.attachments = {"image.png": {"image/png": "iVBORw0KGgo="}}
     notebook.cells.append(nbformat.v4.new_code_cell("# (a) 784\N{PARTY POPPER}"))
     return notebook

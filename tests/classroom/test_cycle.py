@@ -104,7 +104,7 @@ def test_marks_are_entered_and_nothing_is_run_again(graded):
     assert [(line["student"], line["question"], line["points"]) for line in marks] == [
         ("full", question, ""), ("messy", question, ""), ("odd", question, "")]
     assert marks[1]["answer"] == "My answer stands in a cell of its own"
-    assert marks[2]["answer"] == "see ![](attachment:image.png)\n\n# (a) 784?"
+    assert marks[2]["answer"] == "see ![](attachment:image.png) [the picture gone.png is missing]\n\n# (a) 784?"
     assert "iVBORw0KGgo=" in feedback(one, "odd")
     assert "Model answer" in marks[0]["answer"]
     marks[0] |= {"points": "1,5", "comment": "What about (b)?"}

@@ -55,6 +55,20 @@ class Toy:
 TRAIN, VAL = Toy(96), Toy(200, "val")
 
 
+class Killed(Toy):
+    """Raises at the so-many-th call for images."""
+
+    def __init__(self, n: int, calls: int):
+        super().__init__(n)
+        self.left = calls
+
+    def images(self, indices):
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return super().images(indices)
+
+
 def backbone(**changes) -> ViT:
     torch.manual_seed(0)
     return ViT(16, 4, dim=24, depth=2, heads=2, **changes)
@@ -446,3 +460,40 @@ def test_soft_targets_are_learned_by_cross_entropy():
         with pytest.raises(StopIteration):
             finetune(backbone(), TRAIN, VAL, r, seed=0, device="cpu")
     assert len(losses) == 1
+
+
+@pytest.mark.parametrize("steps", [0, 2, 3, 7, 12])
+def test_killed_and_called_again_is_never_killed(steps, tmp_path):
+    r = replace(TINY, drop_path=0.5)                               # 4 epochs of 3 steps; drop path draws from the global state
+    whole = finetune(backbone(), TRAIN, VAL, r, "mean", device="cpu")
+    path = tmp_path / "x" / "state.pt"
+    if steps < 12:
+        with pytest.raises(KeyboardInterrupt):
+            finetune(backbone(), Killed(96, steps), VAL, r, "mean", device="cpu", keep=path)
+        assert path.exists() == (steps >= 3)
+    else:
+        finetune(backbone(), TRAIN, VAL, r, "mean", device="cpu", keep=path)
+    torch.rand(7)                                                  # what another program did to the global state
+    rest = Killed(96, 12 - steps // 3 * 3)
+    again = finetune(backbone(), rest, VAL, r, "mean", device="cpu", keep=path)
+    assert rest.left == 0 and again.history == whole.history and torch.equal(again.predictions, whole.predictions)
+    for a, b in zip(again.network.parameters(), whole.network.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_state_of_another_call_is_refused(tmp_path):
+    path, r = tmp_path / "state.pt", replace(TINY, epochs=2)
+    finetune(backbone(), TRAIN, VAL, r, device="cpu", keep=path)
+    torch.manual_seed(1)
+    other = ViT(16, 4, dim=24, depth=2, heads=2)
+    for network, source, recipe, seed, said in ((backbone(), TRAIN, replace(r, learning_rate=1e-3), 0, "other recipe"),
+                                                (backbone(), TRAIN, r, 1, "other seed"), (other, TRAIN, r, 0, "other network"),
+                                                (backbone(), Toy(64), r, 0, "other images")):
+        with pytest.raises(CourseError, match=said):
+            finetune(network, source, VAL, recipe, seed=seed, device="cpu", keep=path)
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(CourseError, match="delete it to begin anew"):
+        finetune(backbone(), TRAIN, VAL, r, device="cpu", keep=path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CourseError, match="cannot write to"):
+        finetune(backbone(), TRAIN, VAL, r, device="cpu", keep=tmp_path / "file" / "state.pt")

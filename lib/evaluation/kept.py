@@ -1,0 +1,63 @@
+"""Fine-tuning that was killed goes on: its state after an epoch, in one file, written whole and read without running code."""
+import zlib
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from lib import distributed
+from lib.errors import CourseError
+from lib.training.checkpoint import write_atomically
+
+KEYS = {"about", "step", "network", "optimizer", "history", "pending", "since", "random"}
+
+
+def fingerprint(network: nn.Module) -> int:
+    """A checksum of all weights."""
+    checksum = 0
+    for tensor in network.state_dict().values():
+        checksum = zlib.crc32(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), checksum)
+    return checksum
+
+
+def random_state(device: torch.device) -> list[torch.Tensor]:
+    """Of PyTorch's global generators, from which drop path draws."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+
+def set_random_state(state: list[torch.Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state[0])
+    if len(state) > 1 and device.type == "cuda":
+        torch.cuda.set_rng_state(state[1], device)
+
+
+def keep(path: Path, state: dict) -> None:
+    """Write the state, from the first process. Raises CourseError if the file cannot be written."""
+    def write(temporary: Path) -> None:
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:                              # PyTorch's word for a full disk
+            raise OSError(str(error).splitlines()[0]) from None
+
+    if distributed.rank() == 0:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CourseError(f"cannot write to {path.parent}: {error.strerror}; keep states in another folder") from None
+        write_atomically(path, write)
+
+
+def kept(path: Path, about: dict) -> dict | None:
+    """The state in a file, or None where there is none. Raises CourseError if it is damaged, or of another fine-tuning."""
+    if not path.exists():
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict) or set(state) != KEYS:
+            raise ValueError("another program wrote this")
+    except Exception as error:                                     # a damaged file makes torch.load raise nearly anything
+        raise CourseError(f"{path} cannot be read ({type(error).__name__}): delete it to begin anew") from None
+    differ = [name for name in about if state["about"].get(name) != about[name]]
+    if differ:
+        raise CourseError(f"{path} is of another fine-tuning (other {', '.join(differ)}): delete it, or keep states elsewhere")
+    return state
