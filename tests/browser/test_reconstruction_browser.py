@@ -32,7 +32,6 @@ def patches_that_differ(one, other):
             if (abs(one - other)[row * step + 20:(row + 1) * step - 20, column * step + 20:(column + 1) * step - 20] > 2).any()]
 
 
-
 def report(page):
     return page.locator(".reconstruction [role=status]").text_content()
 
@@ -53,7 +52,7 @@ def test_draw_a_mask_and_the_network_fills_it_in(open_lab, screenshots):
     box = middle.bounding_box()
     at = lambda row, column: (box["x"] + (column + 0.5) / 4 * box["width"], box["y"] + (row + 0.5) / 4 * box["height"])  # noqa: E731
     page.mouse.move(*at(0, 0)), page.mouse.down()
-    page.mouse.move(*at(0, 3), steps=12), page.mouse.up()                        # a stroke over the first row
+    page.mouse.move(*at(0, 3), steps=1), page.mouse.up()                         # a stroke over the first row, in one jump
     answered(page, 4)
     assert (pixels(page, 1)[50:60, 50:60] == 128).all() and (pixels(page, 1)[200:210, 50:60] != 128).any()
     assert patches_that_differ(pixels(page, 2), pixels(page, 0)) == [0, 1, 2, 3]
@@ -120,4 +119,13 @@ def test_it_fits_a_small_screen_and_the_keyboard_reaches_everything(browser, tmp
         reached.append(page.evaluate("""() => [document.activeElement.tagName,
             parseFloat(getComputedStyle(document.activeElement).outlineWidth) >= 2]"""))
     assert reached == [["SELECT", True], ["BUTTON", True], ["BUTTON", True], ["CANVAS", True]]
+
+    text = path.read_text(encoding="utf-8")
+    assert text.count("send() {}") == 1
+    path.write_text(text.replace("send() {}", "send() { throw new Error('Cannot send'); }"), encoding="utf-8")
+    page.goto(path.as_uri())                                                     # now with a kernel that has ended
+    page.wait_for_selector("[data-ready=yes]", timeout=20_000)
+    for name in ("Random mask", "Show all"):
+        page.get_by_role("button", name=name).click()
+        assert report(page) == "The kernel that made this has ended: run the cell again."
     context.close()
