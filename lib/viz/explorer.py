@@ -101,7 +101,7 @@ class AttentionExplorer(Widget):
         if not isinstance(names, list | tuple) or len(names) != len(images):
             given = f"{len(names)} names" if isinstance(names, list | tuple) else f"names = {names!r}"
             raise CourseError(f"{given} were given for {len(images)} images; give a list with one for each")
-        if not isinstance(attention, dict) or not attention:
+        if not isinstance(attention, dict) or not attention or not all(isinstance(label, str) for label in attention):
             raise CourseError("no models were given; expected {label: attention}")
         for label, maps in attention.items():
             check_attention(label, maps, len(images), rows * columns)
@@ -141,8 +141,8 @@ class AttentionExplorer(Widget):
         _check_bytes(len(self.images) + 1, self._maps, self.grid)
         seen = Seen(*look(self._networks, images), self.grid,
                     (images.shape[2] / self.grid[0], images.shape[3] / self.grid[1]))
-        self.images = torch.cat([self.images, images])
         self._seen.add(seen)
+        self.images = torch.cat([self.images, images])
         models = [model | {"statistics": self._seen.statistics[model["label"]]} for model in self.meta["models"]]
         with self.hold_sync():
             for trait, value in self._data(range(len(self.images))).items():

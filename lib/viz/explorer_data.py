@@ -46,6 +46,8 @@ def look(models: dict[str, nn.Module], images: Tensor) -> tuple[dict[str, Tensor
 
 def check_cosines(attention: dict[str, Tensor], cosines: dict[str, Tensor]) -> None:
     """Raises CourseError unless each model has cosines (L, B, N, N) that go with its attention, all from -1 to 1."""
+    if not isinstance(cosines, dict):
+        raise CourseError(f"cosines are a {type(cosines).__name__}; expected {{label: (layers, images, tokens, tokens)}}")
     for label, maps in attention.items():
         shape = (*maps.shape[:2], *maps.shape[3:])
         found = cosines.get(label)
@@ -77,9 +79,14 @@ class Seen:
             self.views["similarity"] = {label: quantize_cosines(maps, self.prefix[label]) for label, maps in cosines.items()}
 
     def add(self, more: "Seen") -> None:
-        """The same models' views of further images."""
-        for view, models in self.views.items():
-            self.views[view] = {label: join(maps, more.views[view][label]) for label, maps in models.items()}
+        """The same models' views of further images. Raises CourseError, and adds nothing, where a model has changed since."""
+        try:
+            views = {view: {label: join(maps, more.views[view][label]) for label, maps in models.items()}
+                     for view, models in self.views.items()}
+        except ValueError:
+            raise CourseError("a model has another depth or other heads than when the explorer was made; make another "
+                              "explorer") from None
+        self.views = views
         share = more.images / (self.images + more.images)
         for label, numbers in self.statistics.items():
             for name, values in numbers.items():

@@ -39,8 +39,11 @@ class Frames(Widget):
 
     def __init__(self, draw: Callable[..., tuple[Tensor, str]], controls: dict[str, dict | list], titles: list[str], alt: str,
                  start: dict[str, str] | None = None):
-        if not isinstance(controls, dict) or not isinstance(start or {}, dict):
+        if (not isinstance(controls, dict) or not isinstance(start or {}, dict)
+                or not all(isinstance(values, dict | list | tuple) for values in controls.values())):
             raise CourseError("controls are {name: {label: value}} or {name: [value, ...]}, start is {name: label}")
+        if not isinstance(titles, list | tuple):
+            raise CourseError(f"titles are a list, one for each picture, got a {type(titles).__name__}")
         ranges = {name: {str(label): value for label, value in values.items()} if isinstance(values, dict)
                   else {str(value): value for value in values} for name, values in controls.items()}
         for name, values in controls.items():
@@ -93,6 +96,8 @@ class Frames(Widget):
 
     @setting.setter
     def setting(self, changes: dict[str, str]) -> None:
+        if not isinstance(changes, dict):
+            raise CourseError(f"setting = {changes!r}; give {{name: label}}, of some controls or all")
         self.position = self._places(self.labels, self.setting | changes)
 
     @property
@@ -139,7 +144,7 @@ def check_drawn(drawn, name: str, titles: int) -> tuple[Tensor, str]:
     if not isinstance(drawn, tuple) or len(drawn) != 2 or not isinstance(drawn[0], Tensor):
         raise CourseError(f"{name} gave a {type(drawn).__name__}; expected images (B, 3, H, W) and a line of text")
     images, caption = drawn
-    if images.ndim != 4 or images.shape[1] != 3:
+    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
         raise CourseError(f"{name} gave images of shape {tuple(images.shape)}; expected (B, 3, H, W)")
     if len(images) != titles:
         raise CourseError(f"{name} gave {len(images)} images, and there are {titles} titles")

@@ -1,6 +1,7 @@
 """Heat maps that say what is under the pointer: CKA of two networks by depth, say, several pairs side by side."""
 import base64
 import io
+from collections.abc import Sized
 from pathlib import Path
 
 import matplotlib
@@ -39,6 +40,8 @@ class HeatMaps(Widget):
                  axes: tuple[str, str] = ("row", "column"), low: float | None = None, high: float | None = None, **shown):
         if not isinstance(maps, dict) or not maps:
             raise CourseError("no maps were given; expected {title: (rows, columns)}")
+        if not all(isinstance(names, Sized) for names in (rows, columns)):
+            raise CourseError("rows and columns are lists, the names of each")
         if not isinstance(axes, tuple | list) or len(axes) != 2:
             raise CourseError(f"axes = {axes!r}; give two names, what rows are and what columns are")
         shape, stack = (len(rows), len(columns)), {}

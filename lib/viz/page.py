@@ -105,8 +105,8 @@ def write_page(path: str | Path, title: str, code: str, style: str, state: dict,
     except BaseException as error:
         if partial is not None:
             Path(partial).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise CourseError(f"{path} could not be written: {error.strerror or error}") from None
+        if isinstance(error, OSError | ValueError):                # a name that holds a 0 is a ValueError
+            raise CourseError(f"{path} could not be written: {getattr(error, 'strerror', None) or error}") from None
         raise
     return path
 

@@ -95,8 +95,13 @@ def test_an_image_of_another_size_leaves_the_explorer_as_it_was():
     shown = explore(pictures(), {"a": network})
     with pytest.raises(CourseError, match="the images here are 32 x 32 pixels, this one is 64 x 64"):
         shown.add(pictures(1, 64, 64)[0])
+    blocks, network.blocks = network.blocks, network.blocks[:1]    # another network than the one that was looked at
+    with pytest.raises(CourseError, match="another depth or other heads"):
+        shown.add(pictures(1)[0])
+    network.blocks = blocks
     other = pictures(3)[2]
     shown.add(other)
+    assert len(shown.images) == 3
     np.testing.assert_array_equal(shown.map("a"), explore(other[None], {"a": network}).map("a"))
 
 
