@@ -24,7 +24,8 @@ HERE = Path(__file__).resolve().parent
 LARGEST = 20 * 2**20                                           # bytes of a notebook that is read
 OURS = ("submitted", "autograded", "feedback", "release", "instructor", "source")
 # "!pip install x", "%pip ...", "!python -m pip ...", "!{sys.executable} -m pip ...", with the lines that they go on in
-INSTALL = re.compile(r"(?m)^([ \t]*)([!%][ \t]*(?:\S+[ \t]+-m[ \t]+)?(?:pip3?|conda|mamba|uv)\b(?:[^\n]*\\\n)*[^\n]*)$")
+INSTALL = re.compile(r"(?m)^([ \t]*)((?:[!%][ \t]*(?:\S+[ \t]+-m[ \t]+)?(?:pip3?|conda|mamba|uv)\b|pip3?[ \t]+install\b)"
+                     r"(?:[^\n]*\\\n)*[^\n]*)$")
 PASTED = re.compile(r"!\[[^\]]*\]\(attachment:([^)\s]+)[^)]*\)")       # a picture in a cell of text
 
 
@@ -115,10 +116,10 @@ def names_in(notebook) -> set[str]:
 def assemble(handed_in, handed_out) -> nbformat.NotebookNode:
     """The notebook that was handed out, with the answers of the one that was handed in, and with the cells added to it.
 
-    A cell that was copied counts at its first place; copies, and cells that lost their name, are cells that the student
-    added, and so is what the student made of a cell that is given or a test. An answer that another cell holds, under
-    whatever name, is not covered by the stub. Behind the last cell of code, all that the student wrote belongs to the open
-    question, with the pictures in it. Lines that install something are left out.
+    A cell that was copied counts at its first place (there, too, if only the copy was filled in); other copies, and cells
+    that lost their name, are cells that the student added, and so is what the student made of a cell that is given or a test.
+    An answer that another cell holds, under whatever name, is not covered by the stub. Behind the last cell of code, all that
+    the student wrote belongs to the open question, with the pictures in it. Lines that install something are left out.
     """
     known = {name: cell for cell in handed_out.cells if (name := name_of(cell))}
     answers, before, behind = {}, {}, {None: []}               # of cells that are known: answer, and what was added
@@ -135,6 +136,8 @@ def assemble(handed_in, handed_out) -> nbformat.NotebookNode:
             elif text.strip() != known[name].source.strip():
                 before[name] = text
             written = []
+        elif name in answers and name in behind and is_stub(answers[name], known[name]) and not is_stub(text, known[name]):
+            answers[name] = text                               # the stub stayed above the copy that was filled in
         elif cell.cell_type == "code":
             behind[last].append(text)
             written += [text] if is_prose(text) else []
@@ -145,7 +148,7 @@ def assemble(handed_in, handed_out) -> nbformat.NotebookNode:
         if is_open(cell):
             own = [text for text in (answers.get(name, ""), *written) if text.strip() and text.strip() not in told]
             answers[name] = "\n\n".join(own) or cell.source
-        elif is_answer(cell) and name not in answers and re.search(rf"(?m)^(def {name}\s*\(|{name}\s*=)", code):
+        elif is_answer(cell) and name not in answers and re.search(rf"(?m)^((def|class) )?{name}\s*[(:=]", code):
             answers[name] = "# in another cell"
     made = nbformat.v4.new_notebook(metadata=handed_out.metadata)
     made.cells = [nbformat.v4.new_code_cell(source) for source in behind[None]]
@@ -186,6 +189,10 @@ def is_prose(code: str) -> bool:
 
 def is_open(cell) -> bool:
     return cell.cell_type == "markdown" and name_of(cell) is not None
+
+
+def is_stub(text: str, handed_out) -> bool:
+    return text.strip() == handed_out.source.strip()
 
 
 def is_answer(cell) -> bool:

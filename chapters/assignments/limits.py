@@ -187,7 +187,7 @@ class Confined(Execute):
         self.km = self.create_kernel_manager()
         self.start_new_kernel()
         self.start_new_kernel_client()
-        for i, cell in enumerate(self.nb.cells[:index]):
+        for i, cell in enumerate(self.nb.cells[:index + 1]):   # the one that ran away too, as far as it may go
             if i in self.wild and is_grade(cell):              # what it made before it called the answer, others may need
                 self.kc.execute(CALL.format(call=f"prepare({self.answers}, {cell.source!r})"), silent=True,
                                 store_history=False)

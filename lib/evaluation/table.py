@@ -85,11 +85,18 @@ def rebuild(world: str, device: str = "cpu") -> str:
 # ---------------------------------------------------------------------------------------------------------- the README
 
 def table(folder: Path = RESULTS) -> str:
-    """Markdown: the shipped checkpoints of each world, then a line for each imagenette-*.json, trained beside untrained."""
+    """Markdown: the shipped checkpoints of each world, what is known of the hard one, then a line for each imagenette-*.json,
+    trained beside untrained."""
     parts, shipped = [], zoo.manifest() if (zoo.FOLDER / "manifest.json").exists() else {}
     for world in dict.fromkeys(key.split("/")[0] for key in shipped):
         found = {name: written(world, name, folder=folder) for name in [*zoo.names(world), "untrained"]}
         parts.append(f"Checkpoints of world `{world}`:\n\n{as_markdown(found)}")
+    hard = folder / "shapes-hard-supervised.json"
+    if hard.exists():
+        found = json.loads(hard.read_text())
+        parts.append("The `hard` end of the world challenges even who has labels. Trained and measured there, the recipe of "
+                     f"Supervised ({found['log'][-1]['step']} steps) names {cell(found['trained']['linear'])}\nof the shapes by "
+                     f"linear probe, an untrained network {cell(found['untrained']['linear'])}.\n")
     lines = ["| | images seen | minutes | k-NN | k-NN, untrained | linear | linear, untrained |",
              "|---|---|---|---|---|---|---|"]
     for path in sorted(folder.glob("imagenette-*.json")):

@@ -242,7 +242,7 @@ def test_the_notebook_that_is_graded_keeps_its_order_and_what_was_added():
 
 @pytest.mark.parametrize("line, left", [
     ("!pip install x", ""), ("    %pip install \\\n  x \\\n  y", ""), ("!python3 -m pip install x", ""),
-    ("%conda install x", ""),
+    ("%conda install x", ""), ("pip install x", ""),
     ("!{sys.executable} -m pip install x", ""), ("pip = 3", "pip = 3"), ("!ls", "!ls"), ("x = y % pip", "x = y % pip")])
 def test_lines_that_install_are_left_out(line, left):
     out = handed_in.INSTALL.sub("", f"a = 1\n{line}\nb = 2")
@@ -271,6 +271,17 @@ def test_carelessly_written_notebooks_are_read(tmp_path):
     path.write_text('{"nbformat": 4, "nbformat_minor": 5, "cells": [{"cell_type": "markdown", "id": "a", "source": "\\ud83d"}, '
                     '{"cell_type": "markdown", "id": "a", "source": "two"}]}')
     assert [cell.source for cell in handed_in.read(path).cells] == ["?", "two"]
+
+
+def test_a_copy_that_was_filled_in_counts_in_the_place_of_the_stub():
+    def code(source, name, **kind):
+        return nbformat.v4.new_code_cell(source, metadata={"nbgrader": {"grade_id": name, **kind}})
+
+    stub, test = code("def f(): stub", "f", solution=True), code("test f", "f-1", grade=True)
+    out = nbformat.v4.new_notebook(cells=[stub, test])
+    came = nbformat.v4.new_notebook(cells=[stub, test, code("def f(): 1", "f", solution=True), test,
+                                           code("def f(): 2", "f", solution=True)])
+    assert [cell.source for cell in handed_in.assemble(came, out).cells][:2] == ["def f(): 1", "test f"]
 
 
 def test_feedback_shows_nothing_that_a_hidden_test_printed_or_raised():
