@@ -94,9 +94,10 @@ def table(folder: Path = RESULTS) -> str:
     hard = folder / "shapes-hard-supervised.json"
     if hard.exists():
         found = json.loads(hard.read_text())
-        parts.append("The `hard` end of the world challenges even who has labels. Trained and measured there, the recipe of "
-                     f"Supervised ({found['log'][-1]['step']} steps) names {cell(found['trained']['linear'])}\nof the shapes by "
-                     f"linear probe, an untrained network {cell(found['untrained']['linear'])}.\n")
+        trained, untrained = (cell(found[kind]["linear"]) for kind in ("trained", "untrained"))
+        parts.append("The `hard` end of the world challenges even who has labels. Trained and measured there, the recipe of\n"
+                     f"Supervised ({found['log'][-1]['step']} steps) names {trained} of the shapes by linear probe,\n"
+                     f"an untrained network {untrained}.\n")
     lines = ["| | images seen | minutes | k-NN | k-NN, untrained | linear | linear, untrained |",
              "|---|---|---|---|---|---|---|"]
     for path in sorted(folder.glob("imagenette-*.json")):
