@@ -192,10 +192,10 @@ def right(x, classes, q, truth, penalty=0.01):
 # Many features need a larger penalty than few. To be fair, each reader gets the best of five, found on 100 of the 500 images:
 
 # %%
-def fair(x, q):
-    """`right` for the labels of this section, with the penalty that reads best on the last 100 training images."""
-    tries = {p: right(x[:400], labels[:400], x[400:], labels[400:], p).float().mean() for p in (0.001, 0.01, 0.1, 0.5, 2)}
-    return right(x, labels, q, truth, max(tries, key=tries.get))
+def fair(x, classes, q, truth):
+    """As `right`, with the penalty that reads best on the last 100 of the training images."""
+    tries = {p: right(x[:400], classes[:400], x[400:], classes[400:], p).float().mean() for p in (0.001, 0.01, 0.1, 0.5, 2)}
+    return right(x, classes, q, truth, max(tries, key=tries.get))
 
 
 # %%
@@ -204,8 +204,8 @@ readers = {"SimMIM, depth 0, mean of the patches (96)": (x[:, 0], q[:, 0]), "pix
            "pixels, random, only the first 96": [each[:, :96] for each in wild], "pixels, random (2,000)": wild,
            "SimMIM, depth 5, mean of the patches (96)": (x[:, 5], q[:, 5]),
            "SimMIM, depth 12, mean of the patches (96)": (x[:, 12], q[:, 12])}
-for reader, pair in readers.items():
-    print(f"{reader:<43} ≈ {100 * fair(*pair).float().mean():.0f} %")
+for reader, (x, q) in readers.items():
+    print(f"{reader:<43} ≈ {100 * fair(x, labels, q, truth).float().mean():.0f} %")
 
 # %% [markdown]
 # **With 500 images to learn from, a line on 256 pixels reads the shape about as well as a line on SimMIM's best block**,
