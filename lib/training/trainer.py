@@ -72,9 +72,8 @@ class Trainer:
 
     folder: where to write log.jsonl, TensorBoard events, checkpoints and, at the end, backbone.safetensors; None writes
     nothing; resume: go on with the run in it. monitor: called with the backbone every `knn_every` epochs, in all processes,
-    returns numbers for the log. Set `stop` to end
-    after the current step, with a checkpoint. Raises CourseError if the source is smaller than a batch, if the folder holds
-    another run, if the loss is not finite.
+    returns numbers for the log. Set `stop` to end after the current step, with a checkpoint. Raises CourseError if the source
+    is smaller than a batch, if the folder holds another run, if the loss is not finite.
     """
 
     def __init__(self, r: Recipe, source, folder: str | Path | None = None, *, resume: bool = False,
