@@ -13,7 +13,7 @@
 # 5. find out which part of MAE and of SimMIM does the drawing, and follow frequencies through MAE's decoder.
 #
 # *You need:* chapters 01 to 04; from 07, what frequencies of tokens are. *Time:* about 45 minutes to read; the cells run in
-# about 40 seconds on a CPU.
+# about a minute on a CPU.
 
 # %%
 import matplotlib.pyplot as plt
