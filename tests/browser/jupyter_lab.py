@@ -11,11 +11,26 @@ def ask(url: str, method: str = "GET"):
 
 
 def run_cell(page, n, prints=None):
-    """Run a cell of a notebook in JupyterLab; prints: wait until this is on the page."""
-    page.locator(".jp-CodeCell .cm-content").nth(n).click()
-    page.keyboard.press("Control+Enter")
-    if prints:
-        page.wait_for_selector(f"text={prints}", timeout=60_000)
+    """Run a cell of a notebook in JupyterLab.
+
+    prints: wait until this is on the page, and run the cell again where it is not: a widget sends its next change only when
+    the kernel has answered the one before, so that a cell that is run at once may still see the older value.
+    """
+    for _ in range(6):
+        page.locator(".jp-CodeCell .cm-content").nth(n).click()
+        page.keyboard.press("Control+Enter")
+        if not prints or shown_within(page, prints, 10):
+            return
+    raise AssertionError(f"cell {n} was run six times, and {prints!r} is not on the page")
+
+
+def shown_within(page, text: str, seconds: int) -> bool:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if page.locator(f"text={text}").first.is_visible():
+            return True
+        page.wait_for_timeout(50)
+    return False
 
 
 def wait_for_server(folder, server, seconds=120) -> str:

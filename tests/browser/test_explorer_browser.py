@@ -342,8 +342,7 @@ def test_in_jupyterlab_python_and_the_page_see_each_other(open_lab, screenshots)
     page.keyboard.press("ArrowRight"), page.keyboard.press("ArrowRight")         # JupyterLab would move to another cell
     assert query(page) == 12
 
-    run_cell(page, 1)
-    page.wait_for_selector("text=kept: 12 1 2", timeout=60_000)
+    run_cell(page, 1, "kept: 12 1 2")
     run_cell(page, 2)
     page.wait_for_selector(".explorer[data-query='-1']", timeout=60_000)
     assert "Query CLS, layer 1, all heads" in status(page)
@@ -386,10 +385,8 @@ def test_in_jupyterlabs_dark_theme_the_models_look_at_an_image_of_ones_own(open_
     assert control(page, "Image").input_value() == "1"
     page.wait_for_function("""() => { const p = document.querySelector('.explorer-map').getContext('2d')
         .getImageData(9, 9, 1, 1).data; return p[0] === 200 && p[1] === 100 && p[2] === 50; }""")
-    run_cell(page, 1)
-    page.wait_for_selector("text=kept: 2 1 ['image 0', 'my dog'] [200, 100, 50]", timeout=60_000)
-    run_cell(page, 2)
-    page.wait_for_selector("text=Similarity: cosine of the query's token with every other, behind layer 1", timeout=60_000)
+    run_cell(page, 1, "kept: 2 1 ['image 0', 'my dog'] [200, 100, 50]")
+    run_cell(page, 2, "Similarity: cosine of the query's token with every other, behind layer 1")
     assert control(page, "View").input_value() == "similarity" and control(page, "Head").is_disabled()
     assert min(page.evaluate(CONTRAST, [[".explorer-about"], "color"])) >= 4.5
     run_cell(page, 3)

@@ -65,8 +65,7 @@ def test_draw_a_mask_and_the_network_fills_it_in(open_lab, screenshots):
     answered(page, 4)
     assert "Row 3, column 3 is hidden" in middle.get_attribute("aria-label")
     shown = float(report(page).split("wrong by ")[1].split()[0])
-    run_cell(page, 1)
-    page.wait_for_selector(f"text=kept: [0, 2, 3, 10] {shown:.0f}", timeout=60_000)
+    run_cell(page, 1, f"kept: [0, 2, 3, 10] {shown:.0f}")
 
     run_cell(page, 2)
     page.wait_for_function(f"() => {{ const p = document.querySelectorAll('{CANVAS}')[1].getContext('2d')"
