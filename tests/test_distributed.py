@@ -3,6 +3,7 @@
 Whether each holds the whole network or a share of it, whether they go on from one process or one from them, and after one
 was killed. The processes run on the CPU and talk by gloo; torchrun starts them, as it does on GPUs.
 """
+import itertools
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from lib import cli, distributed
@@ -304,8 +306,14 @@ def test_a_share_of_what_does_not_divide(monkeypatch):
         finetune(ViT(16, 4, dim=24, depth=1, heads=2), source, source, FineTuneRecipe(batch_size=6), device="cpu")
 
 
-def test_torchrun_fine_tunes_and_writes_one_report(tmp_path):
-    flags = ("shapes/mae --recipe course --epochs 1 --warmup-epochs 0 --images 64 --batch-size 32 --device cpu "
+def test_torchrun_fine_tunes_on_a_folder_and_writes_one_report(tmp_path, monkeypatch):
+    for split, label, n in itertools.product(("train", "val"), ("grey", "red"), range(16)):
+        path = tmp_path / "photos" / split / label / f"{n}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (70, 64), (90 + 9 * n, 90, 90 * (label == "grey"))).save(path)
+    (tmp_path / "cache").mkdir()
+    monkeypatch.setenv("COURSE_DATA", str(tmp_path / "cache"))
+    flags = (f"shapes/mae --data {tmp_path}/photos --recipe course --epochs 1 --warmup-epochs 0 --batch-size 16 --device cpu "
              f"--out {tmp_path}/x.json")
     answer = torchrun("-m", "lib.evaluation", "finetune", *flags.split())
     assert answer.returncode == 0, answer.stderr[-3000:]

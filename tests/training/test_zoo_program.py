@@ -60,6 +60,7 @@ def test_from_training_to_the_manifest(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(zoo, "FOLDER", tmp_path / "checkpoints")
     monkeypatch.setattr(program.pack, "__defaults__", (tmp_path / "checkpoints",))
     monkeypatch.setitem(program.LABELS["gpu"], "shapes", 64)
+    monkeypatch.setitem(program.EVALUATIONS, "", ["lib.evaluation", "frozen", "--images", "100"])
     monkeypatch.setitem(program.EVALUATIONS, "-depths", ["lib.evaluation", "depths", "--images", "100"])
     for what in ("noise", "shape-bias"):
         monkeypatch.setitem(program.EVALUATIONS, f"-{what}", ["lib.evaluation", what, "--images", "60", "--val-images", "50"])
