@@ -1,6 +1,7 @@
 """What the course's command lines share: flags made from a dataclass, and errors that are one line."""
 import argparse
 import errno
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import fields
@@ -33,18 +34,30 @@ def add_fields(parser: argparse.ArgumentParser, defaults) -> None:
 
 def main(program: Callable[[], None]) -> None:
     """Run a program: what the user got wrong becomes one line on standard error and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")                                   # a terminal that cannot show λ or ≈
     try:
         program()
     except CourseError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except BrokenPipeError:                                                        # who read the output has gone
+        sys.stdout = sys.stderr = open(os.devnull, "w")                            # noqa: SIM115, Python flushes them later
+        raise SystemExit(1) from None
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            print(f"error: a name is too long: {str(error.filename)[:60]}...", file=sys.stderr)
+            raise SystemExit(2) from None
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise
         print(f"error: {error.filename or 'a file'} could not be written: {error.strerror}", file=sys.stderr)
         raise SystemExit(2) from None
-    except RuntimeError as error:                                                  # PyTorch's word for it, on any device
-        if "out of memory" not in str(error) and "allocate memory" not in str(error):
+    except (RuntimeError, MemoryError) as error:                                   # PyTorch's word for it, on any device
+        if "Could not determine home directory" in str(error):                     # Python's word for ~nobody
+            print("error: a path begins with ~ and a name that no user of this machine has; write it out", file=sys.stderr)
+            raise SystemExit(2) from None
+        if not isinstance(error, MemoryError) and "out of memory" not in str(error) and "allocate memory" not in str(error):
             raise
         print("error: not enough memory; lower --batch-size, --image-size or --images", file=sys.stderr)
         raise SystemExit(2) from None

@@ -21,6 +21,13 @@ def start(device: str) -> torch.device:
     """
     if "WORLD_SIZE" not in os.environ:
         return torch.device(device)
+    numbers = ("WORLD_SIZE", "RANK", "MASTER_PORT") + (("LOCAL_RANK",) if device == "cuda" else ())
+    given = {name: os.environ.get(name, "") for name in numbers}
+    if (not all(value.isdecimal() for value in given.values()) or "MASTER_ADDR" not in os.environ
+            or not int(given["RANK"]) < int(given["WORLD_SIZE"])):
+        said = {"MASTER_ADDR": os.environ.get("MASTER_ADDR", "")} | given
+        raise CourseError(f"{' '.join(f'{name}={value}' for name, value in said.items())} do not describe one of several "
+                          "processes; start with torchrun, or unset them")
     try:
         if device == "cuda":
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -51,6 +58,18 @@ def world_size() -> int:
 
 def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
+
+
+def check_same(settings: dict) -> None:
+    """Raises CourseError, in every process, unless all were given the same."""
+    everywhere = [None] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(everywhere, settings)
+        for k, theirs in enumerate(everywhere):
+            differ = [name for name in everywhere[0] if theirs.get(name) != everywhere[0][name]]
+            if differ:
+                raise CourseError(f"process {k} has {differ[0]}={theirs.get(differ[0])}, process 0 has "
+                                  f"{everywhere[0][differ[0]]}: start all with the same command, on the same data")
 
 
 def gather(x: Tensor) -> Tensor:

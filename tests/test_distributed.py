@@ -40,7 +40,8 @@ OTHERS = {"dino": dict(hidden=32, bottleneck=16, prototypes=24, local_size=8, lo
           "mae": dict(decoder_dim=16, decoder_depth=1, decoder_heads=2),
           "supervised": dict(mixup=0.0, cutmix=0.0),               # which mix an image with one of its own process
           "hybrid": dict(hidden=32, dim=16, mask_cell=1, cl_weight=0.4)}
-SHARDED = {"mocov3": dict(hidden=32, dim=16), "mae": dict(OTHERS["mae"], checkpoint_blocks=True, accumulate=2, clip_norm=0.1)}
+SHARDED = {"mocov3": dict(hidden=32, dim=16, clip_norm=0.02, clip_each=True, keep_every=1),
+           "mae": dict(OTHERS["mae"], checkpoint_blocks=True, accumulate=2, clip_norm=0.1)}
 ELASTIC = dict(SIMMIM, precision="fp64", log_every=1, checkpoint_every=1)
 
 
@@ -247,6 +248,30 @@ def test_a_first_process_that_cannot_be_reached_is_named(monkeypatch):
         distributed.start("cpu")
 
 
+@pytest.mark.parametrize("changed", [{"RANK": "5"}, {"WORLD_SIZE": "two"}, {"MASTER_PORT": ""}, {"MASTER_ADDR": None}])
+def test_an_environment_of_no_process_is_named(monkeypatch, changed):
+    for name, value in ({"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "node7", "MASTER_PORT": "29500"} | changed).items():
+        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+    with pytest.raises(CourseError, match="do not describe one of several processes; start with torchrun"):
+        distributed.start("cpu")
+
+
+def test_processes_with_other_recipes_are_named(monkeypatch):
+    given = [{"seed": 0, "epochs": 3}, {"seed": 0, "epochs": 3}, {"seed": 1, "epochs": 3}]
+
+    def gather_object(everywhere, mine):
+        assert mine == given[0]
+        everywhere[:] = given
+
+    monkeypatch.setattr(distributed, "world_size", lambda: 3)
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather_object)
+    with pytest.raises(CourseError, match="process 2 has seed=1, process 0 has 0: start all with the same command"):
+        distributed.check_same(given[0])
+    given.pop()
+    given.append(given[0])
+    distributed.check_same(given[0])
+
+
 def test_one_process_is_the_identity():
     x = numbers()["x"].requires_grad_()
     for function in (distributed.gather, distributed.mean, distributed.earliest):
@@ -413,6 +438,9 @@ def test_checkpoint_of_a_sharded_network_is_that_of_a_whole_one(objective, found
     assert state["optimizer"]["param_groups"] == mine["optimizer"]["param_groups"]
     for k, moments in mine["optimizer"]["state"].items():
         assert largest_difference(state["optimizer"]["state"][k], moments) < 1e-5
+    kept = {path.name: path.read_bytes() for path in folder.glob("backbone*")}
+    assert len(kept) == (3 if objective == "mocov3" else 1)        # of both epochs, and of the end
+    assert kept.get("backbone-epoch0002.safetensors", kept["backbone.safetensors"]) == kept["backbone.safetensors"]
     weights, _ = checkpoint.read_export(folder / "backbone.safetensors")
     assert all(torch.equal(x, state["objective"][f"backbone.{name}"]) for name, x in weights.items()
                if not name.startswith("decoder."))

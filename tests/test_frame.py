@@ -47,7 +47,7 @@ def test_bounds_sees_a_difference():
 # ------------------------------------------------------------------------------------------------------------ imports
 
 # A module imports from the rows before its own, and inside its own package. A program (__main__.py) may use everything.
-ORDER = [["errors", "precision"], ["random", "distributed", "cli"], ["data"], ["models"], ["objectives"], ["training"],
+ORDER = [["errors", "precision"], ["random", "distributed", "cli", "locks"], ["data"], ["models"], ["objectives"], ["training"],
          ["evaluation"], ["analysis"], ["viz"], ["exercises"]]
 LEVEL = {name: level for level, row in enumerate(ORDER) for name in row}
 

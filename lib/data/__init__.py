@@ -11,6 +11,13 @@ from lib.data.images import open_images
 from lib.data.shapes import Shapes
 from lib.errors import CourseError
 
+FITS = 40e9                                                       # bytes of images held in memory at most
+
+
+def in_memory(source, device: str | torch.device = "cpu", progress: bool = False):
+    """A source `Loaded`, or as it is where it is too large for that."""
+    return Loaded(source, device, progress=progress) if len(source) * 3 * source.size**2 < FITS else source
+
 
 class Loaded:
     """A source held in memory, on any device: any other source, read once.
@@ -27,6 +34,7 @@ class Loaded:
                           leave=False):
             self.all_images[start:start + 512] = source.images(kept[start:start + 512]).to(device)
         self.all_labels = source.labels(kept)
+        self.aspects = None if getattr(source, "aspects", None) is None else source.aspects[kept]
 
     def __len__(self) -> int:
         return len(self.all_labels)
@@ -38,15 +46,17 @@ class Loaded:
         return self.all_labels[indices]
 
 
-def open_source(name: str, split: str, size: int, limit: int | None = None, difficulty: str = "medium"):
+def open_source(name: str, split: str, size: int, limit: int | None = None, difficulty: str = "medium", stored: int = 0):
     """A source by name: "shapes", a real set ("cifar10", "imagenette", "tiny-imagenet", "imagenet"), or a folder.
 
     split is "train" or "val". `limit` keeps so many, evenly spread; `shapes` makes as many as asked for (20,000 by default
-    to train on, 4,000 to validate on). Raises CourseError, in one line, if there is no such set or it is not on disk.
+    to train on, 4,000 to validate on). stored: not the centres of photographs at `size`, but all of each, squeezed into a
+    square of so many pixels, for views to be cut from (`lib.data.store`); shapes are square. Raises CourseError, in one
+    line, if there is no such set or it is not on disk.
     """
-    if limit is not None and limit < 1:
-        raise CourseError(f"at least 1 image is needed, got a limit of {limit}")
+    if limit is not None and not 1 <= limit < 2**40:
+        raise CourseError(f"from 1 image to a million millions can be asked for, got a limit of {limit}")
     if name == "shapes":
         return Shapes(split, size, length=limit or (20_000 if split == "train" else 4_000), difficulty=difficulty)
-    source = open_images(name, split, size)
+    source = open_images(name, split, stored or size, whole=bool(stored))
     return source if limit is None or limit >= len(source) else Loaded(source, limit=limit)

@@ -45,10 +45,10 @@ def fetch(name: str, root: Path) -> None:
     print(f"{name} is in {folder}: {_counts(name, folder)}")
 
 
-def pack(name: str, size: int, root: Path) -> None:
-    """Decode both splits of a set into packed files."""
+def pack(name: str, size: int, root: Path, whole: bool) -> None:
+    """Decode both splits of a set into packed files, or check those that are there. whole: the training images squeezed."""
     for split in SPLITS:
-        source = open_images(name, split, size, root)
+        source = open_images(name, split, size, root, verify=True, whole=whole and split == "train")
         print(f"{source.path}: {len(source):,} images of {size} px, {source.path.stat().st_size / 1e6:,.0f} MB")
 
 
@@ -65,6 +65,8 @@ def main(arguments: list[str] | None = None) -> None:
     fetching.add_argument("name", help=" or ".join(name for name, known in KNOWN.items() if not known.by_hand))
     packing.add_argument("name", help=f"{', '.join(KNOWN)}, or the path of a folder with train/ and val/")
     packing.add_argument("--size", type=int, default=96, help="pixels a side")
+    packing.add_argument("--whole", action="store_true",
+                         help="all of each training image, squeezed, to cut views from: what --stored-size of a recipe reads")
     for command in (listing, fetching, packing):
         command.add_argument("--root", default=argparse.SUPPRESS,
                              help="the folder of the sets (default: COURSE_DATA, or data/cache)")
@@ -77,7 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
         elif given.command == "fetch":
             fetch(given.name, root)
         else:
-            pack(given.name, given.size, root)
+            pack(given.name, given.size, root, given.whole)
 
     try:
         cli.main(run)

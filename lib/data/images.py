@@ -4,9 +4,9 @@ Sets lie in the folder that the environment variable COURSE_DATA names, or else 
 knows; any folder with train/ and val/, and in each a folder for each class, is a set too. Nothing is trained on a set
 that is not whole: its images are counted, and a file that does not decode is named.
 """
-import fcntl
 import os
 import shlex
+import sys
 import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,10 +16,12 @@ from PIL import Image
 from torchvision import datasets
 from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
+from lib import locks
 from lib.data.store import Listing, PackedImages, fingerprint, pack, read_header
 from lib.errors import CourseError
 
 SPLITS = ("train", "val")
+CHECKED = 10e9                                                    # bytes of a packed file that is read whole to check it
 LAYOUT = "a set is a folder with train/ and val/, and in each one folder for each class"
 
 
@@ -56,12 +58,14 @@ def data_root() -> Path:
     return root
 
 
-def open_images(name: str, split: str, size: int, root: str | Path | None = None, verify: bool = True) -> PackedImages:
+def open_images(name: str, split: str, size: int, root: str | Path | None = None, verify: bool | None = None,
+                whole: bool = False) -> PackedImages:
     """A source of square images of `size` pixels: a known set by name, or a folder with train/ and val/ by its path.
 
     split is "train" or "val" (CIFAR-10: its test set). The set is packed into root/packed on first use, and again when
-    its folder has changed since; a packed file is enough where the folder is not there. `verify=False` looks at neither
-    the folder nor the checksums, for sets so large that this takes minutes.
+    its folder has changed since; a packed file is enough where the folder is not there. whole: all of each image squeezed
+    into the square, see `lib.data.store`. verify: look at every file of the folder and every checksum first; None does so
+    for files of at most 10 GB, since it takes minutes for larger ones (`python -m lib.data pack` checks those as well).
     Raises CourseError, in one line, for a set that is missing, incomplete or damaged.
     """
     if split not in SPLITS:
@@ -69,23 +73,31 @@ def open_images(name: str, split: str, size: int, root: str | Path | None = None
     if size < 8:
         raise CourseError(f"images need a size of at least 8 pixels, got {size}")
     root = data_root() if root is None else Path(root).expanduser()
-    paths = {folder: root / "packed" / f"{_label(name, folder)}-{split}-{size}.images"
+    paths = {folder: root / "packed" / f"{_label(name, folder)}-{split}-{size}{'-whole' * whole}.images"
              for folder in candidates(name, root)}
     folder = next((folder for folder in paths if folder.is_dir()), None)
     if folder is None:
         packed = next((path for path in paths.values() if path.is_file()), None)
         if packed is None:
             raise CourseError(missing(name, root))
-        return PackedImages(packed, verify)
+        return PackedImages(packed, worth_checking(packed) if verify is None else verify)
     path = paths[folder]
-    if not (path.is_file() and (not verify or _fresh(path, folder, split))):
-        try:
+    if verify is None:
+        verify = not path.is_file() or worth_checking(path)
+    try:
+        if not (path.is_file() and (not verify or _fresh(path, folder, split))):
             with _alone(path.parent):
                 if not (path.is_file() and _fresh(path, folder, split)):       # another process may have packed it
-                    pack(list_images(name, split, folder), path, size)
-        except OSError as error:
-            raise CourseError(f"cannot pack {path} ({error}): name a folder to write to in COURSE_DATA") from error
+                    pack(list_images(name, split, folder), path, size, whole)
+    except OSError as error:
+        raise CourseError(f"cannot pack {folder / split} into {path} ({error}): mend what it names, or name a folder to "
+                          "write to in COURSE_DATA") from error
     return PackedImages(path, verify)
+
+
+def worth_checking(packed: Path) -> bool:
+    """Whether a packed file is so small that reading it all takes seconds."""
+    return packed.stat().st_size <= CHECKED
 
 
 def candidates(name: str, root: Path) -> list[Path]:
@@ -142,6 +154,9 @@ def _list_files(name: str, folder: Path, split: str) -> Listing:
     if len(samples) != expected:
         what = "incomplete" if len(samples) < expected else "not the published set"
         raise RuntimeError(f"{split}/ holds {len(samples):,} of {expected:,} images: {what}")
+    if before["files"] > len(samples) and name not in KNOWN:
+        print(f"note: {before['files'] - len(samples)} of {before['files']} files in {folder / split} are left out: their "
+              f"names do not end in {', '.join(IMG_EXTENSIONS)}", file=sys.stderr, flush=True)
     files, labels = [file for file, _ in samples], [label for _, label in samples]
     present = set(labels)
     lacking = [wnid for wnid in folders if numbers[wnid] not in present]
@@ -175,6 +190,8 @@ def class_folders(folder: Path, split: str) -> list[str]:
 def read_image(path: str | Path) -> Image.Image:
     """An image file as RGB. Raises CourseError, which names the file, if it is empty, cut short or not an image."""
     try:
+        if not Path(path).is_file():
+            raise ValueError("no regular file")
         with Image.open(path) as image:
             if image.mode.startswith("I") or image.mode == "F":
                 raise ValueError(f"mode {image.mode}, more than 8 bits a channel, which RGB would clip: convert it to 8 bits")
@@ -200,5 +217,5 @@ def _alone(directory: Path):
     """One process at a time packs into a directory; the others wait and find it done."""
     directory.mkdir(parents=True, exist_ok=True)
     with open(directory / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        locks.take(lock, "two processes that pack one set would spoil it; before a run of several, `python -m lib.data pack`")
         yield

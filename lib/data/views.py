@@ -9,6 +9,7 @@ Shapes: images (B, 3, H, W), float in [0, 1] where nothing else is said; a param
 """
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -70,6 +71,19 @@ DINO_GLOBAL = (                                                                 
 )
 DINO_LOCAL = ViewRecipe(scale=(0.05, 0.4), jitter=0.8, grayscale=0.2, blur=0.5,  # sigma: 0.1 to 2 pixels of a view of 96
                         sigma=(0.1 * 224 / 96, 2 * 224 / 96), flip=0.5)
+
+
+class Whole(NamedTuple):
+    """Images of any shape, each squeezed into a square. A crop of one is drawn as from the image before."""
+    pixels: Tensor                    # (B, 3, S, S) uint8
+    aspects: Tensor                   # (B,) width / height before, on the CPU
+
+
+def repeat(images: Tensor | Whole, times: int) -> Tensor | Whole:
+    """All of them several times over, (times B, ...)."""
+    if isinstance(images, Whole):
+        return Whole(repeat(images.pixels, times), images.aspects.repeat(times))
+    return images.repeat(times, 1, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -158,28 +172,36 @@ def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
                      _blur_weights(sigma, kernel_size, images.shape[3]))
 
 
-def draw(recipe: ViewRecipe, keys: Tensor, height: int, width: int) -> Draws:
+def draw(recipe: ViewRecipe, keys: Tensor, height: int, width: int, aspects: Tensor | None = None) -> Draws:
     """All parameters for images of height x width pixels, one set for each key: keys (B,) int64.
 
     Crops follow torchvision's RandomResizedCrop: the first of 10 draws of an area and a log-uniform width / height that
-    fits, else the largest central crop whose width / height is allowed.
+    fits, else the largest central crop whose width / height is allowed. aspects (B,): width / height of each image before
+    it was squeezed into these pixels, see `Whole`; areas and crops are then those of the image before.
     """
+    rows, columns = height, width
+    squeeze = torch.ones(len(keys), dtype=torch.float64) if aspects is None else (aspects * rows / columns).double().sqrt()
+    height, width = rows / squeeze, columns * squeeze                            # (B,) each: before, with the same area
     u = random.uniform(keys, 2 * TRIES + 16).double()
     area, ratio = u[:, :TRIES], u[:, TRIES:2 * TRIES]
     top, left, jitter, grayscale, blur, sigma, solarize, flip = u[:, 2 * TRIES:2 * TRIES + 8].unbind(1)
     factors, order = u[:, -8:-4], u[:, -4:].argsort(dim=1)
 
-    area = height * width * _between(area, *recipe.scale)
+    area = (height * width)[:, None] * _between(area, *recipe.scale)
     ratio = _between(ratio, *map(math.log, recipe.ratio)).exp()
     w, h = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()          # (B, 10)
-    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
+    fits = (w > 0) & (w <= width[:, None]) & (h > 0) & (h <= height[:, None])
     first, found = fits.int().argmax(1, keepdim=True), fits.any(1)
-    central_w = min(width, round(height * recipe.ratio[1]))
-    central_h = min(height, round(width / recipe.ratio[0]))
+    central_w = torch.minimum(width, (height * recipe.ratio[1]).round())
+    central_h = torch.minimum(height, (width / recipe.ratio[0]).round())
     w = torch.where(found, w.gather(1, first)[:, 0], central_w)                  # (B,)
     h = torch.where(found, h.gather(1, first)[:, 0], central_h)
-    top = torch.where(found, top * (height - h + 1), (height - h) / 2).floor()
-    left = torch.where(found, left * (width - w + 1), (width - w) / 2).floor()
+    top = torch.where(found, top * (height.floor() - h + 1), (height - h) / 2).floor()
+    left = torch.where(found, left * (width.floor() - w + 1), (width - w) / 2).floor()
+    if aspects is not None:                                                      # to the pixels that are there
+        bottom, right = ((top + h) * squeeze).round(), ((left + w) / squeeze).round()
+        top, left = (top * squeeze).round().clamp(max=rows - 1), (left / squeeze).round().clamp(max=columns - 1)
+        h, w = (bottom - top).clamp(min=1), (right - left).clamp(min=1)
 
     s = torch.tensor(recipe.strengths, dtype=torch.float64)
     least = torch.cat([(1 - s[:3]).clamp(min=0), -s[3:]])
@@ -190,13 +212,15 @@ def draw(recipe: ViewRecipe, keys: Tensor, height: int, width: int) -> Draws:
 
 
 @torch.no_grad()
-def make_view(images: Tensor, recipe: ViewRecipe, size: int, keys: Tensor) -> Tensor:
-    """One view of each image: uint8 (B, 3, H, W), keys (B,) int64 on the CPU -> normalised float32 (B, 3, size, size).
+def make_view(images: Tensor | Whole, recipe: ViewRecipe, size: int, keys: Tensor) -> Tensor:
+    """One view of each image: uint8 (B, 3, H, W), or `Whole` images, and keys (B,) int64 on the CPU -> normalised float32
+    (B, 3, size, size).
 
     keys = random.combine(seed, epoch, sample, view). An image with the same key gets the same view in any batch, to the
     rounding of the matrix products: about 1e-6, or 2e-3 where TensorFloat-32 is switched on. Nothing waits for the GPU.
     Raises CourseError if images, keys or size are of another kind.
     """
+    images, aspects = images if isinstance(images, Whole) else (images, None)
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         raise CourseError(f"a view is made of uint8 images (B, 3, H, W), got {images.dtype} {tuple(images.shape)}")
     if keys.shape != images.shape[:1] or keys.dtype != torch.int64 or keys.device.type != "cpu":
@@ -204,7 +228,7 @@ def make_view(images: Tensor, recipe: ViewRecipe, size: int, keys: Tensor) -> Te
                           f"{tuple(keys.shape)} on {keys.device}: make them with random.combine")
     if size < 2:
         raise CourseError(f"a view is at least 2 pixels wide, got a size of {size}")
-    draws = draw(recipe, keys, *images.shape[2:])
+    draws = draw(recipe, keys, *images.shape[2:], aspects)
     view = resized_crop(images.float().div_(255), send(draws.boxes, images.device), size)
     for step in draws.order.unbind(1):
         for kind, adjust in enumerate((adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)):

@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 
 from lib import cli, distributed
-from lib.data import Loaded, open_source
+from lib.data import Loaded, in_memory, open_source
+from lib.data.centre import Centre
 from lib.data.pairs import PairFolder
 from lib.data.shapes import DIFFICULTIES
 from lib.errors import CourseError
@@ -65,20 +66,33 @@ def about_training(run: str, subject: Subject) -> dict:
 
 # ----------------------------------------------------------------------------- what is measured; each gives plain data
 
+def to_look_at(a, subject: Subject, split: str, limit: int | None = None):
+    """A source of central squares of the images, at the size of the network."""
+    if a.crop == 1 or a.data == "shapes":
+        return open_source(a.data, split, subject.size, limit=limit, difficulty=a.difficulty)
+    return Centre(open_source(a.data, split, round(subject.size / a.crop), limit=limit), subject.size, a.crop)
+
+
+def to_train_on(a, subject: Subject):
+    """A source of images from which random crops are cut."""
+    return in_memory(open_source(a.data, "train", subject.size, limit=a.images, difficulty=a.difficulty, stored=a.stored_size))
+
+
 def frozen(a, subject: Subject, backbone) -> dict:
     if a.protocol:
-        train, val = (Loaded(open_source(a.data, split, subject.size, limit=limit, difficulty=a.difficulty))
-                      for split, limit in (("train", a.images), ("val", None)))
+        train, val = to_train_on(a, subject), in_memory(to_look_at(a, subject, "val"))
         predicted = published_probe(backbone, train, val, a.protocol, a.pooling, a.depth)
         return {"linear": share(predicted == val.labels(torch.arange(len(val))))}
-    return measure(backbone, a.data, subject.size, a.pooling, a.difficulty, a.depth, a.images)
+    limits = {"train": a.images, "val": None}
+    if a.data == "shapes":
+        limits = COUNTS | {split: limit for split, limit in limits.items() if limit is not None}
+    return measure(backbone, *(to_look_at(a, subject, split, limit) for split, limit in limits.items()), a.pooling, a.depth)
 
 
 def finetune(a, subject: Subject, backbone) -> dict:
     r = replace(tuning.RECIPES[a.recipe], **{k: v for k in ("epochs", "batch_size", "learning_rate", "warmup_epochs")
                                              if (v := getattr(a, k)) is not None})
-    train, val = (Loaded(open_source(a.data, split, subject.size, limit=limit, difficulty=a.difficulty))
-                  for split, limit in (("train", a.images), ("val", None)))
+    train, val = to_train_on(a, subject), in_memory(to_look_at(a, subject, "val"))
     keep = Path(a.keep) / f"{'trained' if backbone is subject.backbone else 'untrained'}.pt" if a.keep else None
     tuned = tuning.finetune(backbone, train, val, r, a.pooling, a.seed, a.device, progress=True, keep=keep)
     return {"finetuned": share(tuned.predictions == val.labels(torch.arange(len(val)))), "history": tuned.history}
@@ -87,8 +101,8 @@ def finetune(a, subject: Subject, backbone) -> dict:
 def depths(a, subject: Subject, backbone) -> dict:
     limits = COUNTS if a.data == "shapes" else {"train": None, "val": None}
     limits = limits if a.images is None else limits | {"train": a.images}
-    return by_depth(backbone, *(open_source(a.data, split, subject.size, limit=limit, difficulty=a.difficulty)
-                                for split, limit in limits.items()), None if a.depth is None else [a.depth])
+    return by_depth(backbone, *(to_look_at(a, subject, split, limit) for split, limit in limits.items()),
+                    None if a.depth is None else [a.depth])
 
 
 def dense(a, subject: Subject, backbone) -> dict:
@@ -119,6 +133,8 @@ def shape_bias(a, subject: Subject, backbone) -> dict:
         return shapes_cue_conflict(backbone, a.pooling, a.difficulty, train_images, a.val_images, a.depth)
     if not a.categories:
         raise CourseError("--stimuli needs --categories, the JSON file that maps ImageNet's classes to Geirhos' 16 categories")
+    if a.data == "shapes":
+        raise CourseError("--stimuli are of ImageNet's classes, which shapes has not; give --data imagenet, or a part of it")
     probe, _ = classifier(a, subject, backbone)
     folders = open_source(a.data, "train", subject.size).folders
     return cue_conflict(probe.probabilities, a.stimuli, folders, read_categories(a.categories), subject.size,
@@ -142,14 +158,27 @@ ABOUT = {
 def parser_of(name: str) -> argparse.ArgumentParser:
     parser = cli.Parser(prog=f"python -m lib.evaluation {name}", description=ABOUT[name])
     parser.add_argument("network", help="a run's folder, a shipped one (shapes/mocov3), official:NAME or timm:NAME")
-    parser.add_argument("--data", help="a set or folder; that of the training if left out")
+    if name != "dense":
+        parser.add_argument("--data", help="a set or folder; that of the training if left out")
     parser.add_argument("--difficulty", choices=tuple(DIFFICULTIES), help="of shapes, if not that of the training")
-    parser.add_argument("--pooling", choices=POOLINGS, help="the objective's own if left out: cls for mocov3, mean for simmim")
-    parser.add_argument("--depth", type=int, help="take features after this block; after the last norm if left out")
+    if name not in ("dense", "depths"):
+        parser.add_argument("--pooling", choices=POOLINGS,
+                            help="the objective's own if left out: cls for mocov3, mean for simmim")
+    if name != "finetune":
+        parser.add_argument("--depth", type=int, help="take features after this block; after the last norm if left out")
     parser.add_argument("--images", type=int, help="use N training images only, evenly spread over the set")
     parser.add_argument("--seed", type=int, default=0, help="of fine-tuning and of noise")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to run")
+    parser.add_argument("--untrained", action=argparse.BooleanOptionalAction, default=True,
+                        help="measure an untrained network of its kind too, the control")
     parser.add_argument("--out", help="a JSON file to write")
+    if name in ("frozen", "finetune", "depths"):
+        parser.add_argument("--crop", type=float, default=1.0,
+                            help="look at the middle of photographs, a square of this share of the short side; published for "
+                                 "ImageNet is 0.875, 224 of 256 pixels")
+    if name in ("frozen", "finetune"):
+        parser.add_argument("--stored-size", type=int, default=0,
+                            help="cut random crops from whole photographs, as in training with this flag")
     if name == "frozen":
         parser.add_argument("--protocol", choices=tuple(PROTOCOLS), help="a published linear protocol instead")
     if name == "finetune":
@@ -197,14 +226,32 @@ def evaluate(name: str, arguments: list[str]) -> None:
     if not a.network:
         raise CourseError("an empty name was given for the network; name a run's folder")
     check_out(a.out)
+    if not 0 < getattr(a, "crop", 1.0) <= 1:
+        raise CourseError(f"--crop is a share of the short side, above 0 and at most 1, got {a.crop}")
+    if abs(a.seed) >= 2**63:
+        raise CourseError(f"--seed must fit into 64 bits, got {a.seed}")
+    for flag in ("data", "pairs", "keep"):
+        if getattr(a, flag, None) == "":
+            raise CourseError(f"an empty name was given for --{flag}")
+    if name == "dense":
+        if a.pairs and a.images is not None:
+            raise CourseError("--images is of the objects of shapes; with --pairs all images of the folder are used")
+        a.data = a.pairs or "shapes"
+    if name == "shape-bias" and not a.stimuli:
+        if a.data not in (None, "shapes"):
+            raise CourseError(f"--data {a.data} goes with --stimuli; without it the conflicts of shapes are looked at")
+        a.data = "shapes"
     subject, device = open_subject(a.network), distributed.start(pick_device(a.device))
-    a.data, a.difficulty, a.pooling = a.data or subject.data, a.difficulty or subject.difficulty, a.pooling or subject.pooling
+    a.data, a.difficulty = a.data or subject.data, a.difficulty or subject.difficulty
+    a.pooling, a.depth = getattr(a, "pooling", None) or subject.pooling, getattr(a, "depth", None)
     if a.data is None:
         raise CourseError("--data is needed: nothing says what this network is to be evaluated on")
     if a.depth is not None and not 0 <= a.depth <= len(subject.backbone.blocks):
         raise CourseError(f"--depth must lie from 0 to {len(subject.backbone.blocks)}, got {a.depth}")
     result = {"network": a.network, "recipe": subject.recipe, "data": a.data, "pooling": a.pooling, "depth": a.depth}
-    for kind in ("trained", "untrained"):
+    if name in ("dense", "depths"):
+        del result["pooling"]                                      # all patches, or both
+    for kind in ("trained", "untrained") if a.untrained else ("trained",):
         result[kind] = MEASURES[name](a, subject, getattr(subject, "backbone" if kind == "trained" else kind).to(device))
         show(kind, result[kind])
     result |= about_training(a.network, subject)

@@ -15,6 +15,7 @@ What the published recipes do and this does not:
   embedding, with layer 0.
 """
 import copy
+import functools
 import math
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from lib import distributed, random
+from lib.data.ahead import Ahead
 from lib.data.mixing import erase, mix
 from lib.data.views import SUPERVISED, make_view, normalize
 from lib.errors import CourseError
@@ -204,8 +206,19 @@ def _train(network: nn.Module, train, r: FineTuneRecipe, seed: int, device: torc
     per_epoch = len(train) // r.batch_size
     steps, history, pending, since, begun = r.epochs * per_epoch, [], 0, 0, 0
     several, call = distributed.world_size() > 1, network
-    about = {"recipe": asdict(r), "seed": seed, "images": f"{len(train)} of {train.name}/{train.split}",
-             "network": kept.fingerprint(network) if keep else None}
+
+    @functools.lru_cache(2)                                        # reading ahead may be in the next epoch
+    def order_of(epoch: int) -> Tensor:
+        return random.permutation(random.combine(seed, "fine-tuning order", epoch), len(train))
+
+    def indices_of(step: int) -> Tensor:
+        """Which images this process sees at a step."""
+        epoch, place = divmod(step, per_epoch)
+        return order_of(epoch)[place * r.batch_size:(place + 1) * r.batch_size][distributed.share(r.batch_size)]
+
+    reading = Ahead(train, indices_of, steps, device)
+    about = {"recipe": asdict(r), "seed": seed, "images": f"{len(train)} of {train.name}/{train.split}"}
+    about |= {"network": kept.fingerprint(network), "content": kept.fingerprint_of_images(train)} if keep else {}
     if keep and (state := kept.kept(keep, about)):
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
@@ -218,13 +231,11 @@ def _train(network: nn.Module, train, r: FineTuneRecipe, seed: int, device: torc
     for step in tqdm(range(begun, steps), desc="fine-tuning", unit="step", disable=not progress, leave=False, initial=begun,
                      total=steps):
         epoch, place = divmod(step, per_epoch)
-        if place == 0:
-            if several:                                            # drop path draws in each process for itself
-                torch.manual_seed(int(random.combine(seed, "fine-tuning", epoch, distributed.rank())) % 2**63)
-            order = random.permutation(random.combine(seed, "fine-tuning order", epoch), len(train))
-        indices = order[place * r.batch_size:(place + 1) * r.batch_size][distributed.share(r.batch_size)]
+        if place == 0 and several:                                 # drop path draws in each process for itself
+            torch.manual_seed(int(random.combine(seed, "fine-tuning", epoch, distributed.rank())) % 2**63)
+        indices = indices_of(step)
         keys = random.combine(seed, "fine-tuning views", epoch, indices)
-        images = make_view(train.images(indices).to(device, non_blocking=True), view, size, keys)
+        images = make_view(reading(step), view, size, keys)
         images = erase(images, keys, r.erase)
         images, targets = mix(images, labels[indices], keys, len(train.classes), r.mixup, r.cutmix, r.smoothing)
         for group in optimizer.param_groups:

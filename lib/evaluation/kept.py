@@ -7,7 +7,7 @@ from torch import nn
 
 from lib import distributed
 from lib.errors import CourseError
-from lib.training.checkpoint import write_atomically
+from lib.training.checkpoint import read_checked, write_atomically
 
 KEYS = {"about", "step", "network", "optimizer", "history", "pending", "since", "random"}
 
@@ -18,6 +18,13 @@ def fingerprint(network: nn.Module) -> int:
     for tensor in network.state_dict().values():
         checksum = zlib.crc32(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), checksum)
     return checksum
+
+
+def fingerprint_of_images(source) -> int:
+    """A checksum of all labels and of at most 64 images, evenly spread over the set."""
+    some = torch.arange(min(64, len(source))) * len(source) // min(64, len(source))
+    checksum = zlib.crc32(source.labels(torch.arange(len(source))).cpu().numpy())
+    return zlib.crc32(source.images(some).cpu().contiguous().numpy(), checksum)
 
 
 def random_state(device: torch.device) -> list[torch.Tensor]:
@@ -36,8 +43,8 @@ def keep(path: Path, state: dict) -> None:
     def write(temporary: Path) -> None:
         try:
             torch.save(state, temporary)
-        except RuntimeError as error:                              # PyTorch's word for a full disk
-            raise OSError(str(error).splitlines()[0]) from None
+        except RuntimeError:                                       # PyTorch's word for it
+            raise OSError("not all of it could be written; is the disk full?") from None
 
     if distributed.rank() == 0:
         try:
@@ -52,8 +59,8 @@ def kept(path: Path, about: dict) -> dict | None:
     if not path.exists():
         return None
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(state, dict) or set(state) != KEYS:
+        state = read_checked(path)
+        if not isinstance(state, dict) or set(state) != KEYS or not isinstance(state["about"], dict):
             raise ValueError("another program wrote this")
     except Exception as error:                                     # a damaged file makes torch.load raise nearly anything
         raise CourseError(f"{path} cannot be read ({type(error).__name__}): delete it to begin anew") from None

@@ -13,6 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from lib import distributed, random
+from lib.data.ahead import batch_of
 from lib.data.views import ViewRecipe, denormalize, make_view
 from lib.errors import CourseError
 from lib.evaluation.features import extract, frozen, pooled, standardize
@@ -250,7 +251,7 @@ def published_probe(backbone: VisionTransformer, train, val, protocol: str, pool
         parts = []                                                                 # of several processes, each makes a share
         for some in images[distributed.share(len(images))].split(256):
             keys = random.combine("linear view", seed, epoch, some)
-            views = make_view(train.images(some).to(device), VIEW, backbone.patch_embed.img_size[0], keys)
+            views = make_view(batch_of(train, some, device), VIEW, backbone.patch_embed.img_size[0], keys)
             views = views if mean is None else standardize(denormalize(views), mean, std)
             with frozen(backbone):
                 parts.append(pooled(backbone, views, (depth,), pooling)[depth].float())

@@ -3,6 +3,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import timm
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.constants import HF_HUB_CACHE
+from huggingface_hub.errors import HfHubHTTPError
 from torch import nn
 
 from lib.errors import CourseError
@@ -12,6 +15,8 @@ from lib.training.build import build, from_description
 from lib.training.checkpoint import read_export
 from lib.training.recipes import describe
 from lib.training.settings import Recipe
+
+ANSWER = 5                             # seconds for a server to answer in
 
 
 @dataclass(frozen=True)
@@ -53,13 +58,40 @@ def _official(name: str) -> Subject:
 
 
 def _timm(name: str) -> Subject:
+    _weights_in_reach(name)
     try:
         backbone, untrained = (timm.create_model(name, pretrained=p, num_classes=0).eval() for p in (True, False))
     except Exception as error:         # an unknown name, no network, no weights: timm and its hub raise many kinds
-        raise CourseError(f"timm cannot make {name!r}: {str(error).splitlines()[0]}") from None
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CourseError(f"timm cannot make {name!r}: {reason}") from None
     if not hasattr(backbone, "blocks") or not hasattr(backbone, "patch_embed"):
         raise CourseError(f"{name} is no Vision Transformer of timm's kind: it has no blocks or no patch_embed")
     return Subject(backbone, untrained, backbone.patch_embed.img_size[0], None, "medium", "cls", {"timm": name})
+
+
+def _weights_in_reach(name: str) -> None:
+    """Raises CourseError, in seconds, if weights of timm are not on the disk and the network has no answer.
+
+    Left to itself, the hub's client tries again for a minute. A server that answers anything is left to timm.
+    """
+    try:
+        published = timm.get_pretrained_cfg(name)
+    except RuntimeError:               # no such tag: timm says so in its own words
+        return
+    if published is None or not published.hf_hub_id:
+        return
+    repository, files = published.hf_hub_id, (published.hf_hub_filename, "model.safetensors", "pytorch_model.bin")
+    if any(isinstance(try_to_load_from_cache(repository, file), str) for file in files if file):
+        return
+    try:
+        get_hf_file_metadata(hf_hub_url(repository, files[0] or files[1]), timeout=ANSWER)
+    except HfHubHTTPError:
+        return
+    except Exception as error:         # its client has had errors of requests, of httpx and of its own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CourseError(f"the weights of timm:{name} are not in {HF_HUB_CACHE}, and {repository} cannot be reached "
+                          f"({reason}): run the same command where there is a network, and copy that folder here "
+                          "(HF_HUB_CACHE names another one)") from None
 
 
 def load_backbone(path: str | Path) -> tuple[ViT, Recipe]:

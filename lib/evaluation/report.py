@@ -74,6 +74,10 @@ def check_out(out: str | None) -> None:
             raise CourseError(f"cannot write {out}: no permission to write in its folder; choose another --out")
         if Path(out).is_dir():
             raise CourseError(f"{out} is a folder; --out is the JSON file to write")
+        if os.path.lexists(out) and (not Path(out).is_file() or Path(out).suffix != ".json"):
+            raise CourseError(f"{out} is there already and is no .json file; choose another --out")
+        if len(os.fsencode(Path(out).name)) > 200:
+            raise CourseError(f"the name {Path(out).name[:30]}... is too long for a file; choose another --out")
 
 
 def commit() -> str:

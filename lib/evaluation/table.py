@@ -6,9 +6,10 @@ was written down. `python -m lib.evaluation.table` puts what was written down in
 import json
 from pathlib import Path
 
+from lib.data import open_source
 from lib.errors import CourseError
 from lib.evaluation.report import put_into_readme
-from lib.evaluation.yardsticks import measure
+from lib.evaluation.yardsticks import COUNTS, measure
 from lib.models import zoo
 from lib.training.build import from_description
 
@@ -58,7 +59,9 @@ def measured(world: str, what: str, kind: str = "trained", folder: Path = RESULT
 def remeasure(world: str, name: str, device: str = "cpu") -> dict:
     """The yardsticks of a shipped checkpoint, or of "untrained", measured now."""
     recipe = from_description(zoo.manifest()[f"{world}/{zoo.names(world)[0] if name == 'untrained' else name}"]["recipe"])
-    return measure(zoo.load(name, world).to(device), recipe.data, recipe.image_size, recipe.pooling, recipe.difficulty)
+    sources = (open_source(recipe.data, split, recipe.image_size, difficulty=recipe.difficulty,
+                           limit=COUNTS[split] if recipe.data == "shapes" else None) for split in ("train", "val"))
+    return measure(zoo.load(name, world).to(device), *sources, recipe.pooling)
 
 
 def cell(m: dict) -> str:

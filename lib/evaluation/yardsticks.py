@@ -5,7 +5,6 @@ Every number is a dict {"value", "interval"}: a share from 0 to 1 (R² for place
 import torch
 from torch import nn
 
-from lib.data import open_source
 from lib.data.shapes import Shapes
 from lib.evaluation.dense import dense_probe
 from lib.evaluation.factors import probe_factors
@@ -24,25 +23,23 @@ def share(right) -> dict:
     return {"value": right.float().mean().item(), "interval": bootstrap(right)}
 
 
-def measure(backbone: nn.Module, data: str, size: int, pooling: str, difficulty: str = "medium", depth: int | None = None,
-            images: int | None = None) -> dict:
+def measure(backbone: nn.Module, train, val, pooling: str, depth: int | None = None) -> dict:
     """All yardsticks of frozen features that a world has: k-NN and linear probe of the class, "knn" and "linear", and in
-    `shapes` also "texture", "ground", "x", "y" (`lib.evaluation.factors`) and "miou" of the object (`lib.evaluation.dense`).
+    `Shapes` also "texture", "ground", "x", "y" (`lib.evaluation.factors`) and "miou" of the object (`lib.evaluation.dense`).
 
-    depth: a block, None for the output. images: train probes on so many only.
+    train, val: sources. depth: a block, None for the output. Probes are trained on the device of the backbone.
     """
-    limits = COUNTS if data == "shapes" else {"train": None, "val": None}
-    limits = limits if images is None else limits | {"train": images}
-    train, val = (open_source(data, split, size, limit=limit, difficulty=difficulty) for split, limit in limits.items())
-    features, labels = extract(backbone, train, pooling, depth=depth)
-    queries, truth = extract(backbone, val, pooling, depth=depth)
+    device = next(backbone.parameters()).device
+    (features, labels), (queries, truth) = ([x.to(device) for x in extract(backbone, source, pooling, depth=depth)]
+                                            for source in (train, val))
     found = {"knn": share(knn_predict(features, labels, queries) == truth)}
-    if data != "shapes":
+    if not isinstance(train, Shapes):
         return found | {"linear": share(linear_probe(features, labels, queries)[0] == truth)}
-    factors = probe_factors(features, truth_of(train), queries, truth_of(val))
+    factors = probe_factors(features.cpu(), truth_of(train), queries.cpu(), truth_of(val))
     found |= {"linear" if name == "shape" else name: {k: f[k] for k in ("value", "interval")} for name, f in factors.items()}
-    dense = dense_probe(backbone, *(open_source("shapes", split, size, limit=min(n, limits[split]), difficulty=difficulty)
-                                    for split, n in DENSE.items()), depth=depth)
+    few = (Shapes(source.split, source.size, length=min(DENSE[source.split], len(source)), difficulty=source.difficulty)
+           for source in (train, val))
+    dense = dense_probe(backbone, *few, depth=depth)
     return found | {"miou": {"value": dense["miou"], "interval": dense["interval"]}}
 
 

@@ -1,6 +1,5 @@
 """One large file over HTTP: with a progress bar, resumed where it stopped, and under its name only once it is whole."""
 import contextlib
-import fcntl
 import hashlib
 import http.client
 import json
@@ -13,6 +12,7 @@ from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
+from lib import locks
 from lib.errors import CourseError
 
 TIMEOUT = 30                           # seconds without a byte
@@ -36,7 +36,7 @@ def download(address: str, path: Path, size: int | None = None, sha256: str = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path.with_name(f".{path.name}.lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            locks.take(lock, "two processes that download one file would spoil it")
             if not path.exists():
                 partial = path.with_name(f"{path.name}.part")
                 _complete(address, partial, size, by_hand)
@@ -83,9 +83,11 @@ def _go_on(address: str, partial: Path, size: int | None, by_hand: str) -> None:
             _discard(partial)
             raise CourseError(f"{address} gives a file of {total:,} bytes, expected {size:,}: it was replaced, and is not "
                               f"kept; {by_hand}")
-        if resumed and total != known["size"]:
+        if resumed and (total != known["size"] or _version(response.headers) not in ("", known["version"])):
             _discard(partial)
             raise Broken("another file than before")
+        if not total:
+            raise CourseError(f"{address} gives an empty file; {by_hand}")
         start = start if resumed else 0
         if shutil.disk_usage(partial.parent).free < total - start:
             raise CourseError(f"{partial.parent} has no room for the {total - start:,} bytes still to come from {address}; "
@@ -110,7 +112,7 @@ def _connect(address: str, headers: dict[str, str], partial: Path, by_hand: str)
             _discard(partial)
             raise Broken("another file than before") from None
         raise CourseError(f"{address} answers {error.code} {_reason(error)}; {by_hand}") from None
-    except NETWORK as error:
+    except (*NETWORK, ValueError) as error:                        # ValueError: it sends us on to what is no address
         raise CourseError(f"could not reach {address} ({_reason(error)}); {by_hand}") from None
 
 
@@ -120,7 +122,7 @@ def _length(response, start: int, address: str, by_hand: str) -> tuple[int, bool
         raise CourseError(f"{address} gives a web page instead of the file; {by_hand}")
     if response.status == 206:
         part = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
-        if not part or int(part[1]) != start:
+        if not part or int(part[1]) != start or not start:
             raise CourseError(f"{address} gives another part of the file than the one asked for; {by_hand}")
         return int(part[2]), True
     length = response.headers.get("Content-Length", "")
@@ -153,9 +155,10 @@ def _notes(partial: Path) -> Path:
 
 def _read_notes(partial: Path) -> dict | None:
     """The notes of a partial file that can be gone on with, or None."""
-    with contextlib.suppress(OSError, ValueError, KeyError):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         notes = json.loads(_notes(partial).read_text())
-        if notes["version"] and 0 < partial.stat().st_size <= notes["size"]:
+        plain = type(notes["size"]) is int and type(notes["version"]) is str and notes["version"].isprintable()
+        if plain and notes["version"] and 0 < partial.stat().st_size <= notes["size"]:
             return notes
     return None
 

@@ -69,10 +69,16 @@ def some(names) -> str:
 
 
 def convert(layout: str, tensors: dict, size: Size, what: str) -> dict[str, Tensor]:
-    """Tensors in an official layout, by its name in LAYOUTS -> in ours. Raises CourseError where they do not fit exactly."""
+    """Tensors in an official layout, by its name in LAYOUTS -> in ours.
+
+    Raises CourseError where they do not fit exactly, and where one that is used holds NaN or infinity.
+    """
     given = Tensors(tensors, what)
     converted = LAYOUTS[layout](given, size)
     given.finish()
+    for name, tensor in converted.items():
+        if not tensor.isfinite().all():
+            raise CourseError(f"{what}: {name} (as timm names it) holds numbers that are not finite: the file is damaged")
     return converted
 
 
@@ -118,12 +124,17 @@ def mlp_shapes(dims: list[int]) -> Shapes:
 # -------------------------------------------------------------------------------------------------------------- layouts
 
 def mocov3(given: Tensors, size: Size) -> dict[str, Tensor]:
-    """facebookresearch/moco-v3: the backbone is "module.base_encoder.". Heads and momentum encoder are left out."""
-    backbone = given.take_all(vit_shapes(size), "module.base_encoder.")
-    given.take_all(vit_shapes(size), "module.momentum_encoder.")
+    """facebookresearch/moco-v3: the backbone is "module.base_encoder.". Heads and momentum encoder are left out.
+
+    Every name begins with "module.", which DistributedDataParallel adds; a file where none does is taken as well.
+    """
+    parts = ("base_encoder.", "momentum_encoder.", "predictor.")
+    module = "" if given.left and all(str(name).startswith(parts) for name in given.left) else "module."
+    backbone = given.take_all(vit_shapes(size), f"{module}base_encoder.")
+    given.take_all(vit_shapes(size), f"{module}momentum_encoder.")
     for encoder in ("base_encoder", "momentum_encoder"):
-        given.take_all(mlp_shapes([size.dim, 4096, 4096, 256]), f"module.{encoder}.head.")
-    given.take_all(mlp_shapes([256, 4096, 256]), "module.predictor.")
+        given.take_all(mlp_shapes([size.dim, 4096, 4096, 256]), f"{module}{encoder}.head.")
+    given.take_all(mlp_shapes([256, 4096, 256]), f"{module}predictor.")
     return backbone
 
 

@@ -26,6 +26,7 @@ def read_checkpoint(path: Path) -> dict:
     a file is read by `TensorsOnly`. Large files are mapped, not read: only tensors that are looked at use memory.
     """
     try:
+        _refuse_text(path)
         found = _read_arrays(path) if path.suffix == ".npz" else _read_pickle(path)
     except Exception as error:                                    # a damaged file makes the loaders raise nearly anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -35,7 +36,19 @@ def read_checkpoint(path: Path) -> dict:
     return found
 
 
+def _refuse_text(path: Path) -> None:
+    """Raises ValueError for what a browser or git may have saved in the place of the weights, which are never plain text."""
+    with open(path, "rb") as file:
+        begins = file.read(256)
+    if begins.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+        raise ValueError("it is a web page")
+    if begins and all(byte >= 32 or byte in b"\t\r\n" for byte in begins):         # a pickle begins with 128 and 2
+        raise ValueError("it is text")
+
+
 def _read_arrays(path: Path) -> dict[str, Tensor]:
+    if not zipfile.is_zipfile(path):
+        raise ValueError("it is cut short, or no npz file")
     with np.load(path, allow_pickle=False) as arrays:
         return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
 
@@ -45,11 +58,17 @@ def _read_pickle(path: Path):
     with open(path, "rb") as file:
         if not zipped and file.read(2) == b"PK":                  # how zip files begin; is_zipfile looks at their end
             raise EOFError("it is cut short")
+    if zipped:
+        with zipfile.ZipFile(path) as archive:
+            if not any(name.endswith("data.pkl") for name in archive.namelist()):
+                raise ValueError("it is a zip file without weights")
+            if damaged := archive.testzip():                      # torch.load does not compare checksums
+                raise ValueError(f"the checksum of {damaged} in it is wrong")
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except pickle.UnpicklingError:
+    except pickle.UnpicklingError:                                # whose words advise to let the file run what it likes
         if not zipped:
-            raise
+            raise ValueError("it is no file of PyTorch, or holds more than tensors") from None
     with zipfile.ZipFile(path) as archive:
         name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
         with archive.open(name) as file:

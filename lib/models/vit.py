@@ -1,8 +1,8 @@
 """The Vision Transformer of the course: timm's, with what self-supervision needs (Dosovitskiy et al. 2021).
 
 What it adds to `timm.models.VisionTransformer`: a mask token (SimMIM, section 3.1), fixed sin-cos positions with a patch
-projection that may stay frozen (MoCo v3), a shared relative position bias (SimMIM on ViT, after BEiT), and
-named intermediates. The names of the weights are timm's, so whatever reads a timm ViT reads this one.
+projection that may stay frozen (MoCo v3) beside learned ones (ViT, DeiT, DINO), a shared relative position bias (SimMIM on
+ViT, after BEiT), and named intermediates. The names of the weights are timm's, so whatever reads a timm ViT reads this one.
 """
 import math
 
@@ -16,7 +16,8 @@ from lib.errors import CourseError
 # name: (dim, depth, heads). `vit_nano` is for seconds on a CPU, `vit_micro` for minutes, `vit_slim` as deep as the
 # papers' for hours. From `vit_small` on these are the
 # sizes of the papers: MoCo v3, Table 1 (its ViT-S has 12 heads, not DeiT's 6), ViT, Table 1. `vit_tiny` has DeiT-Ti's width
-# and depth with heads as wide as MoCo v3's ViT-S (32 numbers each), so that there are 6 to compare.
+# and depth with heads as wide as MoCo v3's ViT-S (32 numbers each), so that there are 6 to compare. `vit_huge` has patches of
+# 14 pixels in the papers; a patch size is no part of a size here.
 SIZES = {
     "vit_nano": (48, 3, 3),
     "vit_micro": (96, 6, 3),
@@ -25,9 +26,10 @@ SIZES = {
     "vit_small": (384, 12, 12),
     "vit_base": (768, 12, 12),
     "vit_large": (1024, 24, 16),
+    "vit_huge": (1280, 32, 16),
 }
-POSITIONS = ("sincos", "relative")
-INITS = ("xavier", "truncated")
+POSITIONS = ("sincos", "relative", "learned")
+INITS = ("xavier", "truncated", "normal")
 
 
 def sincos_positions(grid: tuple[int, int], dim: int, temperature: float = 10_000.0) -> Tensor:
@@ -65,8 +67,9 @@ class ViT(VisionTransformer):
     """A Vision Transformer whose patches can be masked.
 
     Images (B, 3, image_size, image_size) -> tokens (B, 1 + N, dim), CLS first, after the final LayerNorm.
-    positions: "sincos" (fixed) or "relative" (one learned bias for each displacement and head, shared by all blocks).
-    Set `any_size` to take images of other sizes too, with the sin-cos positions resampled (DINO's small crops).
+    positions: "sincos" (fixed), "learned" (a vector for each place and for CLS), or "relative" (one learned bias for each
+    displacement and head, shared by all blocks). Set `any_size` to take images of other sizes too, with the positions
+    resampled (DINO's small crops).
     """
 
     def __init__(self, image_size: int = 224, patch_size: int = 16, dim: int = 768, depth: int = 12, heads: int = 12,
@@ -87,16 +90,21 @@ class ViT(VisionTransformer):
         if positions == "sincos":
             self.pos_embed.requires_grad_(False)
             self.pos_embed.data = torch.cat([torch.zeros(1, dim), sincos_positions(grid, dim)])[None]
+        elif positions == "learned":
+            nn.init.trunc_normal_(self.pos_embed, std=0.02)                        # (1, 1 + N, dim)
         else:
             self.bias_table = nn.Parameter(torch.zeros((2 * grid[0] - 1) * (2 * grid[1] - 1) + 3, heads))
             self.register_buffer("bias_index", relative_index(grid), persistent=False)
         self.positions, self.any_size = positions, False
 
     def relative_bias(self) -> Tensor | None:
-        """What is added to the attention logits of every block: (1, heads, 1 + N, 1 + N), or None."""
+        """What is added to the attention logits of every block: (1, heads, 1 + N, 1 + N), or None.
+
+        Its rows lie in one piece in memory, or CUDA's fused attention would refuse it and the slow one would take its place.
+        """
         if self.positions != "relative":
             return None
-        return self.bias_table[self.bias_index].permute(2, 0, 1)[None]
+        return self.bias_table[self.bias_index].permute(2, 0, 1)[None].contiguous()
 
     def embed(self, images: Tensor, mask: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
         """Images -> tokens (B, 1 + N, D) before the first block.
@@ -117,12 +125,12 @@ class ViT(VisionTransformer):
                                   f"{mask.dtype} {tuple(mask.shape)}")
             tokens = torch.where(mask[..., None], self.mask_token.to(tokens.dtype), tokens)
         cls = self.cls_token.expand(len(tokens), -1, -1)
-        if self.positions == "sincos":
+        if self.positions != "relative":
             places = self.pos_embed if grid == self.patch_embed.grid_size else \
                 resample_abs_pos_embed(self.pos_embed, list(grid), num_prefix_tokens=1)
             cls, tokens = cls + places[:, :1], tokens + places[:, 1:]
         if visible is not None:
-            if self.positions != "sincos":
+            if self.positions == "relative":
                 raise CourseError("a ViT with relative positions sees all patches; MAE needs positions='sincos'")
             tokens = tokens.take_along_dim(visible[..., None], 1)                  # (B, V, D)
         return torch.cat([cls, tokens], dim=1)                                     # (B, 1 + N or V, D)
@@ -153,12 +161,15 @@ class ViT(VisionTransformer):
         return named | {"norm": self.norm(tokens)}
 
 
-def create(name: str, **options) -> ViT:
-    """A ViT by its name in SIZES: `create("vit_tiny", image_size=64, patch_size=8)`. Raises CourseError if unknown."""
+def create(name: str, heads: int = 0, **options) -> ViT:
+    """A ViT by its name in SIZES: `create("vit_tiny", image_size=64, patch_size=8)`. Raises CourseError if unknown.
+
+    heads: 0 for those of the size; `create("vit_small", heads=6)` is the ViT-S of DeiT and DINO.
+    """
     if name not in SIZES:
         raise CourseError(f"there is no model {name!r}; choose one of {', '.join(SIZES)}")
-    dim, depth, heads = SIZES[name]
-    return ViT(dim=dim, depth=depth, heads=heads, **options)
+    dim, depth, usual = SIZES[name]
+    return ViT(dim=dim, depth=depth, heads=heads or usual, **options)
 
 
 @torch.no_grad()
@@ -190,6 +201,18 @@ def init_truncated(vit: ViT) -> ViT:
     for depth, block in enumerate(vit.blocks, start=1):
         block.attn.proj.weight /= math.sqrt(2 * depth)
         block.mlp.fc2.weight /= math.sqrt(2 * depth)
+    nn.init.trunc_normal_(vit.cls_token, std=0.02)
+    return _init_mask_token(vit)
+
+
+@torch.no_grad()
+def init_normal(vit: ViT) -> ViT:
+    """Initial weights of DINO and DeiT: truncated normal 0.02 at every depth; the patch projection as PyTorch draws it."""
+    for module in vit.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            nn.init.zeros_(module.bias)
+    vit.patch_embed.proj.reset_parameters()
     nn.init.trunc_normal_(vit.cls_token, std=0.02)
     return _init_mask_token(vit)
 

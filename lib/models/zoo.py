@@ -23,21 +23,25 @@ CNNS = "manifest-cnn.json"
 
 def manifest(folder: Path = FOLDER) -> dict[str, dict]:
     """The ViTs that ship: "world/name" -> recipe, data, seed, device, minutes, losses, accuracies, SHA-256 and more."""
-    return _read(folder / "manifest.json")
+    return _read(Path(folder) / "manifest.json")
 
 
 def cnns(folder: Path = FOLDER) -> dict[str, dict]:
     """The same of the CNNs that ship, if any."""
-    return _read(folder / CNNS) if (folder / CNNS).exists() else {}
+    return _read(Path(folder) / CNNS) if (Path(folder) / CNNS).exists() else {}
 
 
 def _read(path: Path) -> dict[str, dict]:
     try:
-        return json.loads(path.read_text())
+        found = json.loads(path.read_text())
+        whole = isinstance(found, dict) and all({"file", "sha256", "bytes", "model"} <= set(entry) for entry in found.values())
     except FileNotFoundError:
         raise CourseError(f"{path} does not exist: this copy of the course is incomplete; clone it again") from None
-    except json.JSONDecodeError:
-        raise CourseError(f"{path} is damaged; restore it with git checkout {path.name}") from None
+    except (ValueError, TypeError):
+        whole = False
+    if not whole:
+        raise CourseError(f"{path} is damaged; restore it with git checkout {path.name}")
+    return found
 
 
 def names(world: str, folder: Path = FOLDER) -> list[str]:
@@ -58,7 +62,7 @@ def weights(name: str, world: str, folder: Path = FOLDER) -> dict[str, Tensor]:
         raise CourseError(f"no checkpoint {name!r} ships for world {world!r}; there are "
                           f"{', '.join([*names(world, folder), *others])}")
     entry = (manifest(folder) | cnns(folder))[f"{world}/{name}"]
-    path = folder / entry["file"]
+    path = Path(folder) / entry["file"]
     if not path.exists():
         raise CourseError(f"{path} is missing; restore it with git checkout")
     data = path.read_bytes()

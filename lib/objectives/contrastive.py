@@ -23,10 +23,12 @@ def info_nce(queries: Tensor, keys: Tensor, temperature: float) -> tuple[Tensor,
     """InfoNCE times 2 temperature, and how often a query finds its key (MoCo v3, eq. 1 and Algorithm 1).
 
     queries (B, D) of this process, keys (B * processes, D) of all, both of any length and without gradient in the keys.
-    The positive of query i is key i + rank * B; all other keys are negatives. -> two scalars.
+    The positive of query i is key i + rank * B; all other keys are negatives. The logits are float32 at least, whatever
+    the network ran in, since a low temperature enlarges the errors of cosines. -> two scalars.
     """
     queries, keys = F.normalize(widen(queries), dim=1), F.normalize(widen(keys), dim=1)
-    logits = queries @ keys.T / temperature                                        # (B, B * processes)
+    with torch.autocast(queries.device.type, enabled=False):
+        logits = queries @ keys.T / temperature                                    # (B, B * processes)
     positives = torch.arange(len(queries), device=queries.device) + distributed.rank() * len(queries)
     loss = 2 * temperature * F.cross_entropy(logits, positives)
     return loss, (logits.argmax(1) == positives).float().mean()

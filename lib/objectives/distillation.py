@@ -15,7 +15,7 @@ from timm.layers import DropPath
 from torch import Tensor
 
 from lib import distributed, random
-from lib.data.views import DINO_GLOBAL, DINO_LOCAL, ViewRecipe, make_view
+from lib.data.views import DINO_GLOBAL, DINO_LOCAL, ViewRecipe, make_view, repeat
 from lib.errors import CourseError
 from lib.models.heads import PrototypeHead
 from lib.models.vit import ViT
@@ -49,9 +49,9 @@ class DINO(Objective):
                  local_crops: int = 8, local_size: int = 96, global_views: tuple[ViewRecipe, ViewRecipe] = DINO_GLOBAL,
                  local_view: ViewRecipe = DINO_LOCAL):
         super().__init__()
-        if local_crops and (backbone.positions != "sincos" or local_size % backbone.patch_embed.patch_size[0]):
-            raise CourseError("local crops need a backbone with positions 'sincos' and patches that divide them, got "
-                              f"{backbone.positions!r}, {backbone.patch_embed.patch_size[0]} and crops of {local_size} pixels")
+        if local_crops and (backbone.positions == "relative" or local_size % backbone.patch_embed.patch_size[0]):
+            raise CourseError("local crops need a backbone with positions 'sincos' or 'learned', and patches that divide them; "
+                              f"got {backbone.positions!r}, {backbone.patch_embed.patch_size[0]}, crops of {local_size} pixels")
         if prototypes < 2:
             raise CourseError(f"DINO chooses among prototypes, so there must be at least 2, got {prototypes}")
         self.student_backbone = backbone
@@ -81,7 +81,7 @@ class DINO(Objective):
                  for k, view in enumerate(self.global_views, 1)}
         if self.local_crops:
             keys = random.combine(keys, "local", torch.arange(self.local_crops)[:, None]).flatten()     # (local_crops B,)
-            views["local"] = make_view(images.repeat(self.local_crops, 1, 1, 1), self.local_view, self.local_size, keys)
+            views["local"] = make_view(repeat(images, self.local_crops), self.local_view, self.local_size, keys)
         return views
 
     def begin_step(self, progress: float) -> None:

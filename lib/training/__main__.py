@@ -3,26 +3,40 @@
 Several processes: `torchrun --nproc-per-node 2 -m lib.training mocov3 --scale smoke`; batch_size stays the size over all.
 On a cluster: slurm.sh beside this file. What a run would take, without starting it: --dry-run.
 
-Exit codes: 0 done; 2 something given was wrong; 75 stopped by SIGTERM or Ctrl-C with a checkpoint, to go on with --resume.
+Exit codes: 0 done; 2 something given was wrong; 75 stopped by SIGTERM or Ctrl-C with a checkpoint, to go on with --resume, or
+by SIGTERM before the training began.
 """
+import argparse
 import os
 import signal
 import sys
+
+
+def not_begun(*_) -> None:
+    """SIGTERM before there is a run to stop, as while images are packed: 75 too, so that a cluster starts it again."""
+    print("\nstopped before the training began; the same command begins again, and packing goes on from where it was",
+          file=sys.stderr, flush=True)
+    raise SystemExit(os.EX_TEMPFAIL)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, not_begun)                                       # now, since the imports below take seconds
+
+# ruff: noqa: E402
 import time
 from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
 from lib import cli, distributed
-from lib.data import Loaded, open_source
+from lib.data import Loaded, in_memory, open_source
+from lib.data.centre import Centre
 from lib.errors import CourseError
 from lib.evaluation.features import extract
 from lib.evaluation.neighbors import knn_accuracy
 from lib.training.plan import Assumptions, show
-from lib.training.recipes import OBJECTIVES, RECIPES, SCALES, Recipe, recipe
+from lib.training.recipes import OBJECTIVES, RECIPES, SCALES, Recipe, note_on_rate, recipe
 from lib.training.trainer import Trainer, pick_device
-
-FITS = 40e9                                                                        # bytes held in memory at most
 
 
 class Order(NamedTuple):
@@ -57,18 +71,20 @@ def parse() -> Order:
     chosen = vars(parser.parse_args())
     objective, scale, out, resume, dry = (chosen.pop(k) for k in ("objective", "scale", "out", "resume", "dry_run"))
     assumed = {f.name: chosen.pop(f.name) for f in fields(Assumptions)}
+    given = vars(parser.parse_args(namespace=argparse.Namespace(**dict.fromkeys(chosen))))     # what is not stays None
+    changes = {name: given[name] for name in chosen if given[name] is not None}
     if not out:
         raise CourseError("--out is empty; name a folder, such as --out runs/first")
     if not dry and assumed != vars(Assumptions()):
-        raise CourseError(f"{', '.join('--' + f.name for f in fields(Assumptions))} belong to --dry-run; a run takes the GPUs "
-                          "that torchrun gives it")
-    return Order(objective, scale, recipe(objective, scale, **chosen), str(Path(out).expanduser()), resume,
+        flags = ", ".join("--" + f.name.replace("_", "-") for f in fields(Assumptions))
+        raise CourseError(f"{flags} belong to --dry-run; a run takes the GPUs that torchrun gives it")
+    return Order(objective, scale, recipe(objective, scale, **changes), str(Path(out).expanduser()), resume,
                  Assumptions(**assumed) if dry else None)
 
 
 def knn_monitor(r: Recipe, train):
     """A function of a backbone: k-NN accuracy of at most 2,000 validation images among at most 5,000 training images."""
-    bank = Loaded(train, limit=5_000)
+    bank = Loaded(Centre(train, r.image_size), limit=5_000) if r.stored_size else Loaded(train, limit=5_000)
     queries = Loaded(open_source(r.data, "val", r.image_size, difficulty=r.difficulty), limit=2_000)
 
     def monitor(backbone) -> dict[str, float]:
@@ -79,29 +95,37 @@ def knn_monitor(r: Recipe, train):
 
 def train() -> None:
     objective, scale, r, out, resume, asked = parse()
+    note = note_on_rate(r, scale)
     if asked:
-        print(show(r, scale, asked))
+        print("\n".join([show(r, scale, asked), *([note] if note else [])]))
         return
     device = distributed.start(pick_device(r.device))
     main = distributed.rank() == 0
     try:
-        source = open_source(r.data, "train", r.image_size, limit=r.images or None, difficulty=r.difficulty)
-        if len(source) * 3 * r.image_size**2 < FITS:
-            source = Loaded(source, device, progress=main)
+        source = open_source(r.data, "train", r.image_size, limit=r.images or None, difficulty=r.difficulty,
+                             stored=r.stored_size)
+        source = in_memory(source, device, progress=main)
         monitor = knn_monitor(r, source) if r.knn_every else None
         trainer = Trainer(r, source, out, resume=resume, monitor=monitor, progress=True)
-        for signum in (signal.SIGINT, signal.SIGTERM):
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(signum, lambda number, _: stop(trainer, number))
         if main:
             parameters = sum(p.numel() for p in trainer.objective.parameters() if p.requires_grad)
             print(f"{objective} at scale {scale}: {len(source):,} images of {r.data}, {trainer.steps:,} steps of "
                   f"{r.batch_size}, {parameters / 1e6:.1f} M parameters, {device}, {distributed.world_size()} process(es), "
                   f"into {out}", flush=True)
+            if note:
+                print(note, flush=True)
             if r.warmup_epochs >= r.epochs:
                 print(f"note: the warm-up takes {r.warmup_epochs:g} epochs, the training {r.epochs}: the learning rate never "
                       "reaches its peak; lower --warmup-epochs", flush=True)
         begun = time.perf_counter()
-        trainer.run()
+        try:
+            trainer.run()
+        except BrokenPipeError:                                                    # who read the output has gone
+            if distributed.world_size() == 1:
+                trainer.save()
+            raise
         distributed.wait()                                                         # a launcher ends all when the first one ends
         if main:
             report(trainer, out, time.perf_counter() - begun)

@@ -15,6 +15,7 @@ from lib.objectives.supervised import Supervised
 from lib.training.recipes import describe, recipe
 from lib.training.settings import (
     FREE,
+    LATER,
     DINORecipe,
     HybridRecipe,
     MAERecipe,
@@ -70,10 +71,13 @@ def _dino(r: DINORecipe) -> DINO:
 
 
 def from_description(described: dict) -> Recipe:
-    """The recipe behind `describe`'s plain data. Raises CourseError for fields that are unknown, or missing and not FREE."""
-    changes = {k: v for k, v in described.items() if k != "objective"}
+    """The recipe behind `describe`'s plain data. Raises CourseError for fields that are unknown, or missing.
+
+    Those in FREE and LATER may be missing: checkpoints outlive the version that wrote them.
+    """
+    changes = LATER | {k: v for k, v in described.items() if k != "objective"}
     r = recipe(described.get("objective", "?"), "smoke", **changes)
-    missing = set(describe(r)) - set(described) - FREE
+    missing = set(describe(r)) - {"objective", *changes} - FREE
     if missing:
         raise CourseError(f"the recipe lacks {', '.join(sorted(missing))}: it was written by another version of the course")
     return r

@@ -1,6 +1,7 @@
 """Checkpoints: written whole or not at all, read without running code.
 
-A run's folder holds `last.pt` and `previous.pt`, the two newest checkpoints, and at the end `backbone.safetensors`.
+A run's folder holds `last.pt` and `previous.pt`, the two newest checkpoints, at the end `backbone.safetensors`, and, where
+the recipe says `keep_every`, a `backbone-epochNNNN.safetensors` of some epochs on the way.
 There is no random state to save: every random number is a function of the seed, the epoch, the sample and the step.
 """
 import contextlib
@@ -22,6 +23,7 @@ KEYS = ("recipe", "images", "step", "objective", "optimizer", "history", "pendin
 
 def write_atomically(path: Path, write) -> None:
     """Call write(temporary path), then move it into place, so that `path` is always whole."""
+    path = path.resolve()                                         # through a link, to what it points to
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         write(temporary)
@@ -35,6 +37,13 @@ def write_atomically(path: Path, write) -> None:
             temporary.unlink()
 
 
+def sweep(folder: Path | None) -> None:
+    """Remove what a process that was killed while it wrote has left."""
+    if folder is not None and distributed.rank() == 0:
+        for left in folder.glob(".*.pt.*"):
+            left.unlink(missing_ok=True)
+
+
 def save(folder: Path, state: dict) -> None:
     """Write last.pt; the last.pt of before becomes previous.pt."""
     last = folder / "last.pt"
@@ -42,12 +51,31 @@ def save(folder: Path, state: dict) -> None:
     def write(temporary: Path) -> None:
         try:
             torch.save(state, temporary)
-        except RuntimeError as error:                                              # PyTorch's word for a full disk
-            raise OSError(str(error).splitlines()[0]) from None
+        except RuntimeError:                                                       # PyTorch's word for it
+            raise OSError("not all of it could be written; is the disk full?") from None
         if last.exists():
             os.replace(last, folder / "previous.pt")
 
     write_atomically(last, write)
+
+
+def read_checked(path: Path):
+    """What `torch.save` wrote, without running code. Raises what it likes where the file is damaged."""
+    with zipfile.ZipFile(path) as file:
+        if file.testzip():                                                         # torch.load does not compare checksums
+            raise OSError("a checksum is wrong")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def check_kinds(state) -> None:
+    """Raises ValueError unless it is what the trainer saves, as far as its outside goes."""
+    if not isinstance(state, dict) or set(state) != set(KEYS):
+        raise ValueError("another program wrote this")
+    kinds = {"recipe": dict, "images": int, "step": int, "objective": dict, "optimizer": dict, "history": list, "pending": dict}
+    if any(not isinstance(state[key], kind) for key, kind in kinds.items()) or state["step"] < 0:
+        raise ValueError("another program wrote this")
+    if set(state["pending"]) != {"since", "sums"} or set(state["optimizer"]) != {"state", "param_groups"}:
+        raise ValueError("another program wrote this")
 
 
 def load(folder: Path) -> dict:
@@ -57,15 +85,13 @@ def load(folder: Path) -> dict:
         if not path.exists():
             continue
         try:
-            with zipfile.ZipFile(path) as file:
-                if file.testzip():                                                 # torch.load does not compare checksums
-                    raise OSError("a checksum is wrong")
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            if set(state) != set(KEYS):
-                raise ValueError("another program wrote this")
+            state = read_checked(path)
+            check_kinds(state)
         except Exception:                                         # a damaged file makes torch.load raise nearly anything
             damaged.append(path)
             continue
+        if damaged and distributed.rank() == 0:
+            print(f"note: {damaged[0]} is damaged; going on from {path}", flush=True)
         for bad in damaged:                                       # out of the way, or the next save would keep it
             with contextlib.suppress(FileNotFoundError):          # another process may have been first
                 bad.rename(bad.with_name(f"{bad.name}.damaged"))
@@ -97,6 +123,8 @@ def read_export(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
     try:
         with safe_open(path, "pt") as file:
             recipe = json.loads((file.metadata() or {}).get("recipe", "{}"))
+            if not isinstance(recipe, dict) or not isinstance(recipe.get("objective", ""), str):
+                raise OSError("its recipe is none")
             return {name: file.get_tensor(name) for name in file.keys()}, recipe  # noqa: SIM118 (not a dict)
     except (SafetensorError, json.JSONDecodeError, OSError) as error:
         raise CourseError(f"{path} cannot be read ({error}): damaged; train or copy it again") from None

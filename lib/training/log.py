@@ -1,25 +1,24 @@
 """The log of a run: log.jsonl and TensorBoard events, for one process at a time."""
 import contextlib
-import fcntl
 import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from lib import distributed
+from lib import distributed, locks
 from lib.errors import CourseError
 from lib.training.checkpoint import write_atomically
 
 
 @contextlib.contextmanager
 def alone(folder: Path | None) -> Iterator[None]:
-    """No other run may write to the folder meanwhile. Raises CourseError if one does."""
+    """No other run may write to the folder meanwhile. Raises CourseError if one does, where the file system can tell."""
     if folder is None or distributed.rank() != 0:
         yield
         return
     with open(folder / "lock", "w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locks.take(lock, "two runs in one folder would not be noticed", wait=False)
         except BlockingIOError:
             raise CourseError(f"another run is writing to {folder}; wait for it, or choose another --out") from None
         yield

@@ -21,10 +21,12 @@ from lib.errors import CourseError
 from lib.models.vit import ViT
 from lib.objectives import Objective
 from lib.training.build import build
-from lib.training.recipes import Recipe, objective_of
+from lib.training.memory import checkpoint_blocks
+from lib.training.recipes import DEPARTURES, Recipe, objective_of
 from lib.training.settings import option
 
 CLASSES = {"shapes": len(SHAPES), "cifar10": 10, "imagenette": 10, "tiny-imagenet": 200, "imagenet": 1000}
+SLOWER = 15                            # times, of an H100 in fp32 and fp64 against bf16: 67 TFLOP/s on its data sheet, not 990
 LEFT_OUT = ("what compiled code saves, temporary tensors, the allocator's slack, the libraries' workspaces, "
             "and a data set held on the GPU (one of less than 40 GB is)")
 
@@ -34,9 +36,10 @@ class Assumptions:
     """What a plan rests on and cannot know."""
     gpus: int = option(8, "of a dry run: GPUs that share the batch")
     tflops: float = option(990.0, "of a dry run: the most a GPU computes, in TFLOP/s; 990 is about the data sheet of an H100, "
-                                  "dense bf16")
+                                  f"dense bf16; fp32 and fp64 are taken to be {SLOWER} times slower")
     utilisation: float = option(0.4, "of a dry run: share of that which the training reaches, an assumption")
     price: float = option(0.0, "of a dry run: price of a GPU-hour, in any currency; 0 for no cost")
+    gpu_memory: float = option(80.0, "of a dry run: memory of a GPU, in GB")
 
     def __post_init__(self):
         if self.gpus < 1:
@@ -44,6 +47,17 @@ class Assumptions:
         if not 0 < self.utilisation <= 1 or not 0 < self.tflops < float("inf") or not 0 <= self.price < float("inf"):
             raise CourseError("a plan needs a utilisation above 0 and up to 1, TFLOP/s above 0 and a price that is not "
                               f"negative, got {self.utilisation}, {self.tflops} and {self.price}")
+        if not 0 < self.gpu_memory < float("inf"):
+            raise CourseError(f"a GPU has more than 0 GB of memory, got --gpu-memory {self.gpu_memory}")
+
+    def rate(self, r: Recipe) -> float:
+        """The most that a GPU computes in the recipe's precision, in TFLOP/s."""
+        return self.tflops if in_bf16(r) else self.tflops / SLOWER
+
+
+def in_bf16(r: Recipe) -> bool:
+    """Whether a GPU runs the networks of a recipe in bf16."""
+    return r.precision in ("auto", "bf16")
 
 
 @dataclass(frozen=True)
@@ -79,12 +93,12 @@ def plan(r: Recipe, given: Assumptions) -> Plan:
     shared = given.gpus if r.shard else 1
     shapes = batch_shapes(r)
     memory = {"weights": 4 * everything / shared, "gradients": 4 * trained / shared,
-              "buckets": 4 * trained * (given.gpus > 1 and not r.shard), "AdamW": 8 * trained / shared,
+              "buckets": 4 * trained * (given.gpus > 1 and r.accumulate > 1 and not r.shard), "AdamW": 8 * trained / shared,
               "views": sum(x.nbytes for x in empty(shapes, local).values()),
               "backward": saved_bytes(r, empty(shapes, local // r.accumulate))}
     steps = r.epochs * (images // r.batch_size)
     flops = count_flops(r, empty(shapes, 2)) / 2
-    hours = flops * steps * r.batch_size / (given.tflops * 1e12 * given.utilisation) / 3600
+    hours = flops * steps * r.batch_size / (given.rate(r) * 1e12 * given.utilisation) / 3600
     return Plan(images, steps, backbone, heads, everything - backbone - heads, trained, local, memory, flops, hours)
 
 
@@ -132,7 +146,8 @@ def pretend(objective: Objective, batch: dict[str, Tensor]) -> dict[str, Tensor]
 def saved_bytes(r: Recipe, batch: dict[str, Tensor]) -> int:
     """Bytes that autograd keeps between the forward and the backward pass of a batch, weights not counted.
 
-    With checkpoint_blocks a block keeps its input, and one block at a time the rest.
+    With checkpoint_blocks a block keeps its input, and one block at a time the rest. A relative bias counts as one that does
+    not learn: the fused attention of a GPU takes one that does, that of a CPU does not and would keep all attention maps.
     """
     inside, inputs, kept = [None], {}, {}                                          # kept: storage -> block, bytes, tensor
 
@@ -151,11 +166,13 @@ def saved_bytes(r: Recipe, batch: dict[str, Tensor]) -> int:
     for block in (m for m in objective.modules() if isinstance(m, Block)):
         block.register_forward_pre_hook(enter)
         block.register_forward_hook(leave)
-    bf16 = r.precision in ("auto", "bf16")
+    for network in (m for m in objective.modules() if isinstance(m, ViT) and m.positions == "relative"):
+        network.relative_bias = lambda learning=network.relative_bias: learning().detach()
     with FakeTensorMode(allow_non_fake_inputs=True):
         batch = pretend(objective, batch)
         weights = {p.untyped_storage()._cdata for p in (*objective.parameters(), *objective.buffers())}
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x), \
+                torch.autocast("cpu", torch.bfloat16, enabled=in_bf16(r)):
             objective(batch)
     found = [(block, size) for storage, (block, size, _) in kept.items() if storage not in weights]
     if not r.checkpoint_blocks:
@@ -166,8 +183,13 @@ def saved_bytes(r: Recipe, batch: dict[str, Tensor]) -> int:
 
 
 def count_flops(r: Recipe, batch: dict[str, Tensor]) -> int:
-    """Operations of the forward and backward pass of a batch: 2 for each multiplication in a matrix product or convolution."""
+    """Operations of the forward and backward pass of a batch: 2 for each multiplication in a matrix product or convolution.
+
+    With checkpoint_blocks, those of the blocks' second forward pass too.
+    """
     objective = without_numbers(r)
+    if r.checkpoint_blocks:
+        checkpoint_blocks(objective)
     with FakeTensorMode(allow_non_fake_inputs=True):
         batch = pretend(objective, batch)
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
@@ -181,6 +203,8 @@ def show(r: Recipe, scale: str, given: Assumptions) -> str:
     gb = {name: x / 1e9 for name, x in p.memory.items()}
     shared = f" over {given.gpus} GPUs" if r.shard and given.gpus > 1 else ""
     parts = f", in {r.accumulate} parts" if r.accumulate > 1 else ""
+    recomputed = ", with what checkpointed blocks compute again; left out: views, norms" if r.checkpoint_blocks else \
+        "; left out: views, norms"
     lines = [
         f"plan of {objective_of(r)} at scale {scale}; nothing is started, and ≈ marks an estimate",
         f"data        {p.images:,} images of {r.data}, views of {r.image_size} pixels; {r.model}, patches of {r.patch_size}",
@@ -191,16 +215,33 @@ def show(r: Recipe, scale: str, given: Assumptions) -> str:
         f"memory      ≈ {sum(gb.values()):.1f} GB on each of {given.gpus} GPU(s), {p.local:,} images each{parts}, the sum of",
         f"            {gb['weights']:7.2f}  weights: 4 bytes x all parameters{shared}",
         f"            {gb['gradients']:7.2f}  gradients: 4 bytes x trained parameters{shared}",
-        f"            {gb['buckets']:7.2f}  DistributedDataParallel's buckets: the same again, with several GPUs",
+        f"            {gb['buckets']:7.2f}  DistributedDataParallel's buckets: none beside the gradients, but with parts",
         f"            {gb['AdamW']:7.2f}  AdamW: 8 bytes x trained parameters{shared}",
         f"            {gb['views']:7.2f}  the views of a step",
         f"            {gb['backward']:7.2f}  kept for the backward pass: what autograd saves in a forward pass of "
         f"{p.local // r.accumulate:,} images" + (", blocks checkpointed" if r.checkpoint_blocks else ""),
         f"            left out: {LEFT_OUT}" + ("; with --shard, the whole weights of the block at work" if r.shard else ""),
+        f"            {verdict(r, sum(gb.values()), given)}",
         f"work        ≈ {p.flops / 1e9:,.1f} GFLOP a sample, {p.flops * p.steps * r.batch_size:.2e} FLOP in all: matrix "
-        "products and convolutions, forward and backward; left out: views, norms, recomputation",
+        f"products and convolutions, forward and backward{recomputed}",
         f"time        ≈ {p.gpu_hours:,.0f} GPU-hours, {p.gpu_hours / given.gpus:,.1f} hours on {given.gpus} GPU(s), if a GPU "
-        f"reaches {given.utilisation:.0%} of {given.tflops:g} TFLOP/s (assumed, not measured)",
+        f"reaches {given.utilisation:.0%} of {given.rate(r):.3g} TFLOP/s in {'bf16' if in_bf16(r) else r.precision} (assumed, "
+        "not measured)",
     ]
-    return "\n".join(lines + ([f"cost        ≈ {p.gpu_hours * given.price:,.0f} at {given.price:g} a GPU-hour"]
-                              if given.price else []))
+    if given.price:
+        lines.append(f"cost        ≈ {p.gpu_hours * given.price:,.0f} at {given.price:g} a GPU-hour")
+    if scale == "paper":
+        stored = f"; views are cut from photographs stored as squares of {r.stored_size} pixels" if r.stored_size else ""
+        lines.append(f"departures  from the paper: {DEPARTURES[objective_of(r)]}{stored}")
+    return "\n".join(lines)
+
+
+def verdict(r: Recipe, needed: float, given: Assumptions) -> str:
+    """Whether so many GB fit into a GPU, and which flags would help where they do not."""
+    there = given.gpu_memory
+    if needed <= there:
+        return f"fits into the {there:g} GB of a GPU, with ≈ {there - needed:.1f} GB for what is left out"
+    ways = [("--checkpoint-blocks", not r.checkpoint_blocks), ("--shard", not r.shard and given.gpus > 1),
+            ("--accumulate", r.mean_over_images), ("a smaller --batch-size", True), ("more --gpus", True)]
+    *others, last = [way for way, untried in ways if untried]
+    return f"does not fit into the {there:g} GB of a GPU: try {', '.join(others)} or {last}"

@@ -6,12 +6,17 @@ from lib.data.shapes import DIFFICULTIES
 from lib.errors import CourseError
 from lib.models import vit
 
+INIT = "initial weights: of MoCo v3; truncated normal, narrower in later blocks, of SimMIM; truncated normal of DINO and DeiT"
+
 
 def option(default, text: str, choices: tuple[str, ...] = ()):
     return field(default=default, metadata={"help": text, "choices": choices})
 
 
-# Bounds beyond "not negative, not infinite", which holds for every number but the seed.
+# Bounds beyond "not negative, and not so large that nothing can hold it", which holds for every number but the seed.
+MOST = {"images": 10**12, "local_crops": 1000, "decoder_depth": 1000}
+MOST |= dict.fromkeys(("image_size", "stored_size", "patch_size", "local_size"), 16_384)          # pixels
+MOST |= dict.fromkeys(("hidden", "dim", "bottleneck", "prototypes", "decoder_dim"), 10**7)        # channels
 AT_LEAST_1 = ("image_size", "patch_size", "epochs", "batch_size", "log_every", "hidden", "dim", "mask_cell", "bottleneck",
               "prototypes", "local_size", "decoder_dim", "decoder_depth", "decoder_heads", "accumulate")
 BELOW_1 = ("drop_path", "beta2", "momentum", "center_momentum", "smoothing")
@@ -21,7 +26,10 @@ ABOVE_0 = ("temperature", "student_temperature", "teacher_temperature", "teacher
 
 # How a run is carried out, not what it computes: may change between a run and its continuation, and may be missing in the
 # description of an older run.
-FREE = {"device", "compile", "accumulate", "checkpoint_blocks", "shard", "log_every", "checkpoint_every", "knn_every"}
+FREE = {"device", "compile", "accumulate", "checkpoint_blocks", "shard", "log_every", "checkpoint_every", "knn_every",
+        "keep_every"}
+# What came to recipes later, with the value by which a description without it is understood: what was computed until then.
+LATER = {"heads": 0, "clip_each": False, "stored_size": 0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +45,18 @@ class Recipe:
     difficulty: str = option("medium", "of the world of shapes", tuple(DIFFICULTIES))
     images: int = option(0, "train on N images only, evenly spread over the set; 0 for all (for shapes: 20,000)")
     image_size: int = option(64, "pixels on a side of a view")
+    stored_size: int = option(0, "cut views from whole photographs, stored squeezed into squares of N pixels; 0: from their "
+                                 "centres, stored at image_size")
     patch_size: int = option(8, "pixels on a side of a patch")
     model: str = option("vit_tiny", "size of the backbone", tuple(vit.SIZES))
-    positions: str = option("sincos", "fixed sin-cos embedding, or a shared relative bias", vit.POSITIONS)
-    init: str = option("xavier", "initial weights: those of MoCo v3, or truncated normal as SimMIM and DINO", vit.INITS)
+    heads: int = option(0, "attention heads of a block; 0 for those of the size")
+    positions: str = option("sincos", "fixed sin-cos embedding, a shared relative bias, or a learned embedding", vit.POSITIONS)
+    init: str = option("xavier", INIT, vit.INITS)
     layer_scale: float = option(0.0, "initial layer scale; 0 for none")
     drop_path: float = option(0.0, "rate of stochastic depth in the last block, rising from 0 in the first")
     epochs: int = option(100, "passes over the training images")
-    batch_size: int = option(256, "images a step, over all processes")
+    batch_size: int = option(256, "images a step, over all processes; at scale paper the learning rate grows in proportion, "
+                                  "unless it is given too")
     learning_rate: float = option(1e-3, "peak learning rate at this batch size")
     warmup_epochs: float = option(10, "epochs of linear warm-up")
     warmup_start: float = option(0.0, "learning rate at the first step")
@@ -56,6 +68,7 @@ class Recipe:
     decay_all: bool = option(False, "decay biases, norms and tokens too, not only matrices")
     beta2: float = option(0.999, "second moment decay of AdamW")
     clip_norm: float = option(0.0, "largest gradient norm; 0 for no clipping")
+    clip_each: bool = option(False, "clip the gradient of each weight tensor by its own norm, not all by their common one")
     seed: int = option(0, "of weights, order, views and masks")
     device: str = option("auto", "auto takes a GPU if there is one", ("auto", "cpu", "cuda"))
     precision: str = option("auto", "auto is bf16 on a GPU and fp32 on a CPU; fp64 is for comparing runs to the last digit",
@@ -69,6 +82,7 @@ class Recipe:
                                 "beyond ViT-L")
     log_every: int = option(10, "steps between lines of the log")
     checkpoint_every: int = option(0, "steps between checkpoints; 0 for once an epoch")
+    keep_every: int = option(0, "epochs between backbones that are kept, backbone-epochNNNN.safetensors; 0 for never")
     knn_every: int = option(10, "epochs between k-NN evaluations on the validation images; 0 for never")
 
     def __post_init__(self):
@@ -78,8 +92,9 @@ class Recipe:
                 object.__setattr__(self, f.name, float(value))
             elif type(value) is not f.type:
                 raise CourseError(f"{f.name} must be {f.type.__name__}, got {value!r}")
-            if f.type in (int, float) and f.name != "seed" and not 0 <= value < float("inf"):
-                raise CourseError(f"{f.name} must not be negative or infinite, got {value}")
+            most = MOST.get(f.name, 10**9 if f.type is int else 1e30)
+            if f.type in (int, float) and f.name != "seed" and not 0 <= value <= most:
+                raise CourseError(f"{f.name} must lie from 0 to {most:,}, got {str(value)[:40]}")
         for name in AT_LEAST_1:
             if getattr(self, name, 1) < 1:
                 raise CourseError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -93,16 +108,18 @@ class Recipe:
             raise CourseError(f"accumulate must be 1 here, got {self.accumulate}: this loss compares the images of a step with "
                               "each other, and parts would change it; --checkpoint-blocks saves memory and changes nothing")
         if abs(self.seed) >= 2**63:
-            raise CourseError(f"seed must fit into 64 bits, got {self.seed}")
+            raise CourseError(f"seed must fit into 64 bits, got {str(self.seed)[:40]}")
         for f in fields(self):
             if f.metadata["choices"] and getattr(self, f.name) not in f.metadata["choices"]:
                 raise CourseError(f"{f.name} must be one of {', '.join(f.metadata['choices'])}, got {getattr(self, f.name)!r}")
 
     def backbone(self, mask_token: bool = False) -> vit.ViT:
         """A backbone with its initial weights, drawn from PyTorch's random state."""
-        network = vit.create(self.model, image_size=self.image_size, patch_size=self.patch_size, positions=self.positions,
-                             layer_scale=self.layer_scale or None, drop_path=self.drop_path, mask_token=mask_token)
-        return vit.init_xavier(network) if self.init == "xavier" else vit.init_truncated(network)
+        network = vit.create(self.model, self.heads, image_size=self.image_size, patch_size=self.patch_size,
+                             positions=self.positions, layer_scale=self.layer_scale or None, drop_path=self.drop_path,
+                             mask_token=mask_token)
+        start = {"xavier": vit.init_xavier, "truncated": vit.init_truncated, "normal": vit.init_normal}[self.init]
+        return start(network)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +143,7 @@ class SimMIMRecipe(Recipe):
     """SimMIM (Xie et al. 2022)."""
     pooling: ClassVar[str] = "mean"
     mean_over_images: ClassVar[bool] = True
-    init: str = option("truncated", "initial weights: those of MoCo v3, or truncated normal as SimMIM and DINO", vit.INITS)
+    init: str = option("truncated", INIT, vit.INITS)
     mask_ratio: float = option(0.6, "share of the cells that are masked")
     mask_cell: int = option(2, "patches on a side of a mask cell")
     crop_min: float = option(0.67, "smallest area of a crop, as a share of the image")
@@ -135,7 +152,7 @@ class SimMIMRecipe(Recipe):
 @dataclass(frozen=True, kw_only=True)
 class DINORecipe(Recipe):
     """DINO (Caron et al. 2021)."""
-    init: str = option("truncated", "initial weights: those of MoCo v3, or truncated normal as SimMIM and DINO", vit.INITS)
+    init: str = option("truncated", INIT, vit.INITS)
     hidden: int = option(2048, "width of the hidden layers of the head")
     bottleneck: int = option(256, "width between the head's layers and the prototypes")
     prototypes: int = option(65536, "outputs of the head, which student and teacher agree on")
@@ -190,7 +207,7 @@ class HybridRecipe(MoCoV3Recipe, SimMIMRecipe):
     """(1 - λ) MIM + λ CL (Park et al. 2023, section 5), with the settings of both halves."""
     pooling: ClassVar[str] = "mean"
     mean_over_images: ClassVar[bool] = False
-    init: str = option("xavier", "initial weights: those of MoCo v3, or truncated normal as SimMIM and DINO", vit.INITS)
+    init: str = option("xavier", INIT, vit.INITS)
     cl_weight: float = option(0.2, "λ, the weight of the contrastive loss; the masked one has 1 - λ")
     freeze_patches: bool = option(False, "keep the patch projection at its random start")
     crop_min: float = option(0.08, "smallest area of a crop of the contrastive half, as a share of the image")

@@ -48,8 +48,11 @@ def load_weights(objective: nn.Module, state: dict[str, Tensor]) -> None:
 
 
 def load_optimizer(optimizer: Optimizer, state: dict) -> None:
-    """A whole state_dict into an optimiser whose parameters are sharded or not."""
+    """A whole state_dict into an optimiser whose parameters are sharded or not. Raises ValueError where shapes differ."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for k, values in state["state"].items():
+        if k >= len(parameters) or any(values[name].shape != parameters[k].shape for name in ("exp_avg", "exp_avg_sq")):
+            raise ValueError(f"what the optimiser remembers of parameter {k} does not fit it")   # PyTorch would crash
     split = {k: {name: like(x, parameters[k]) if isinstance(x, Tensor) else x for name, x in values.items()}
-             for k, values in state["state"].items() if k < len(parameters)}
+             for k, values in state["state"].items()}
     optimizer.load_state_dict(state | {"state": split})

@@ -1,8 +1,10 @@
 #!/bin/bash
 # A run on a SLURM cluster that survives preemption and the end of its time, from an environment that is active:
 #     sbatch lib/training/slurm.sh mocov3 --scale paper --data imagenet --out runs/mocov3-paper
-# Shortly before the end SLURM sends SIGTERM to every process. The run then writes a checkpoint and exits with 75, and the
-# job goes back into the queue. It may be given other --nodes then: the images keep their order.
+# 300 seconds before the end, or when a preempted job is given time to end (GraceTime), SLURM sends SIGTERM to the processes
+# that srun started, and not to this shell. The run writes a checkpoint, and the job goes back into the queue. It may be
+# given other --nodes then: the images keep their order. scancel sends SIGTERM too, but such a job is not put back;
+# `scancel --signal=TERM JOB` asks a run for a checkpoint and puts it back.
 #SBATCH --job-name=vits
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=8
@@ -13,17 +15,46 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 
-out=$(printf '%s\n' "$@" | grep -A1 -x -- --out | tail -n 1)
+out= before=
+for word; do
+    if [ "$before" = --out ]; then out=$word; fi
+    case $word in --out=*) out=${word#--out=} ;; esac
+    before=$word
+done
+out=${out/#\~\//$HOME/}            # as the program reads it
 [ -n "$out" ] || { echo "give the folder of the run: --out FOLDER" >&2; exit 2; }
 if [ -e "$out/last.pt" ] || [ -e "$out/previous.pt" ]; then set -- "$@" --resume; fi
+mkdir -p "$out" || exit 2
+export STOPPED="$out/stopped-$SLURM_JOB_ID"        # made by a process that was stopped and would go on
+rm -f "$STOPPED"
 
 export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))
 export OMP_NUM_THREADS=1
-trap : TERM                       # this shell lives on, to put the job back
+trap : TERM                        # this shell lives on, to put the job back
 
-srun bash -c 'RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS exec python -m lib.training "$@"' \
-    bash "$@"
+# What each process runs. It ends with 0 where the run ends with 75: --kill-on-bad-exit, which spares a job whose one process
+# has failed from waiting for it until its time is up, must not kill those that are still on their way out.
+process='trap : TERM
+export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS
+python -m lib.training "$@"
 code=$?
-if [ $code -eq 75 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+if [ $code -eq 75 ]; then touch "$STOPPED" && exit 0; fi
+exit $code'
+
+# Since SLURM 22.05 srun does not take --cpus-per-task over from sbatch.
+srun --kill-on-bad-exit=1 ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} bash -c "$process" bash "$@"
+code=$?
+if [ $code -eq 0 ] && [ -e "$STOPPED" ]; then
+    rm -f "$STOPPED"
+    code=75
+    # RUNNING: nobody but the run has ended this job. One that scancel ended is COMPLETING by now, and so is one that SLURM
+    # itself puts back because it was preempted.
+    state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)
+    if [ "$state" = RUNNING ]; then
+        scontrol requeue "$SLURM_JOB_ID"
+    else
+        echo "job $SLURM_JOB_ID is ${state:-unknown to squeue}, not RUNNING: it is not put back into the queue" >&2
+    fi
+fi
 exit $code

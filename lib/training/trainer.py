@@ -19,11 +19,12 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from lib import distributed, random
+from lib.data.ahead import Ahead
 from lib.errors import CourseError
 from lib.training import checkpoint, log, memory, sharding
 from lib.training.build import build
 from lib.training.recipes import Recipe, describe
-from lib.training.settings import FREE
+from lib.training.settings import FREE, LATER
 
 
 def learning_rate_at(r: Recipe, epoch: float) -> float:
@@ -44,11 +45,11 @@ def weight_decay_at(r: Recipe, progress: float) -> float:
 
 
 def make_optimizer(r: Recipe, objective: nn.Module) -> torch.optim.AdamW:
-    """AdamW over what learns. Vectors and tokens are not decayed, unless the recipe decays all (MoCo v3 does)."""
+    """AdamW over what learns. Vectors, CLS and positions are not decayed, unless the recipe decays all (MoCo v3 does)."""
     decayed, free = [], []
     for name, p in objective.named_parameters():
         if p.requires_grad:
-            (free if not r.decay_all and (p.ndim == 1 or name.endswith("cls_token")) else decayed).append(p)
+            (free if not r.decay_all and (p.ndim == 1 or name.endswith(("cls_token", "pos_embed"))) else decayed).append(p)
     groups = [{"params": decayed, "weight_decay": r.weight_decay, "decayed": True},
               {"params": free, "weight_decay": 0.0, "decayed": False}]
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=r.learning_rate, betas=(0.9, r.beta2), fused=True)
@@ -79,6 +80,7 @@ class Trainer:
     def __init__(self, r: Recipe, source, folder: str | Path | None = None, *, resume: bool = False,
                  monitor: Callable[[nn.Module], dict[str, float]] | None = None, progress: bool = False):
         processes = distributed.world_size()
+        distributed.check_same({"images": len(source)} | describe(r))
         if r.batch_size % processes:
             raise CourseError(f"a batch of {r.batch_size} images does not divide among {processes} processes")
         if r.batch_size // processes % r.accumulate:
@@ -104,6 +106,7 @@ class Trainer:
         if self.sharded:
             sharding.shard(self.objective, self.device.type)
         self.optimizer = make_optimizer(r, self.objective)
+        self.reading = Ahead(source, self.batch_indices, self.steps, self.device)
         self.step, self.stop, self.history = 0, False, []
         self._training = threading.Lock()
         self.pending, self.since = {}, 0                          # sums of what was logged since a step, for the next line
@@ -114,11 +117,14 @@ class Trainer:
                 module.compile()
         warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")         # its new name does something else
         replicated = processes > 1 and not self.sharded
-        self.call = DistributedDataParallel(self.objective, broadcast_buffers=False) if replicated else self.objective
+        self.call = self.objective
+        if replicated:                                            # gradients live in the buckets that travel, not beside them
+            self.call = DistributedDataParallel(self.objective, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     # -- what a run leaves on disk ---------------------------------------------------------------------------------
 
     def _open_folder(self, resume: bool) -> None:
+        self.owns_folder = resume                                  # whether what the folder holds is this run
         if self.folder is None:
             return
         try:
@@ -127,15 +133,20 @@ class Trainer:
             raise CourseError(f"cannot write to {self.folder}: {error.strerror}; choose another --out") from None
         if not os.access(self.folder, os.W_OK):
             raise CourseError(f"cannot write to {self.folder}: no permission; choose another --out")
-        holds_run = any((self.folder / name).exists() for name in ("last.pt", "previous.pt", "backbone.safetensors"))
         if resume:
             self._load(checkpoint.load(self.folder))
-        elif holds_run:
+        else:
+            self._check_unused()
+
+    def _check_unused(self) -> None:
+        """Raises CourseError if the folder holds another run."""
+        known = () if self.owns_folder or self.folder is None else ("last.pt", "previous.pt", "backbone.safetensors")
+        if any((self.folder / name).exists() for name in known):
             raise CourseError(f"{self.folder} already holds a run; add --resume (in Python resume=True) to "
                               "continue it, or choose another --out")
 
     def _load(self, state: dict) -> None:
-        mine, theirs = describe(self.recipe), state["recipe"]
+        mine, theirs = describe(self.recipe), LATER | state["recipe"]
         differ = [k for k in mine | theirs if k not in FREE and mine.get(k) != theirs.get(k)]
         if differ:
             k = differ[0]
@@ -148,7 +159,7 @@ class Trainer:
         try:
             sharding.load_weights(self.objective, state["objective"])
             sharding.load_optimizer(self.optimizer, state["optimizer"])
-        except (RuntimeError, ValueError):
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError):
             raise CourseError(f"the weights in {self.folder} do not fit this recipe: they were written by another version of "
                               "the course; choose another --out") from None
         self.step, self.history, self.since = state["step"], state["history"], state["pending"]["since"]
@@ -160,6 +171,7 @@ class Trainer:
         weights, optimizer = self.objective.state_dict(), self.optimizer.state_dict()
         if self.sharded:
             weights, optimizer = sharding.whole(weights), sharding.whole(optimizer)
+        self.owns_folder = True
         if self.folder is not None and distributed.rank() == 0:
             checkpoint.save(self.folder, {"recipe": describe(self.recipe), "images": len(self.source), "step": self.step,
                                           "objective": weights, "history": self.history,
@@ -179,7 +191,7 @@ class Trainer:
     def prepare(self, step: int) -> dict[str, Tensor]:
         """The views (and masks) of a step, on the device."""
         indices = self.batch_indices(step)
-        images = self.source.images(indices).to(self.device, non_blocking=True)
+        images = self.reading(step)
         with torch.no_grad():
             keys = random.combine(self.recipe.seed, "views", step // self.steps_per_epoch, indices)
             labels = (self.source.labels(indices),) if self.objective.needs_labels else ()
@@ -199,7 +211,9 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         logs = self.backward(self.prepare(step))
         if r.clip_norm:
-            nn.utils.clip_grad_norm_(self.objective.parameters(), r.clip_norm)
+            learned = [p for p in self.objective.parameters() if p.grad is not None]
+            for together in [[p] for p in learned] if r.clip_each else [learned]:
+                nn.utils.clip_grad_norm_(together, r.clip_norm)
         self.optimizer.step()
         return logs
 
@@ -236,7 +250,13 @@ class Trainer:
         r, main, stop = self.recipe, distributed.rank() == 0, False
         bar = tqdm(total=self.steps * r.batch_size, initial=self.step * r.batch_size, unit="img", unit_scale=True,
                    disable=not (self.progress and main))
-        with log.alone(self.folder), log.opened(self.folder, self.step, describe(r)) as write, bar:
+        with contextlib.ExitStack() as opened:
+            opened.enter_context(log.alone(self.folder))
+            self._check_unused()                                   # another run may have come in between
+            self.owns_folder = True
+            checkpoint.sweep(self.folder)
+            write = opened.enter_context(log.opened(self.folder, self.step, describe(r)))
+            opened.enter_context(bar)
             self._start_clock()
             while self.step < self.steps and not stop:
                 logs = self.train_step(self.step)
@@ -255,9 +275,12 @@ class Trainer:
                     backbone = self._whole_backbone()
                     if self.monitor:                               # in all processes, which may share its work
                         write(self._monitor_line(backbone))
-                if self.step % (r.checkpoint_every or self.steps_per_epoch) == 0 or last or stop:
+                keep = place == 0 and r.keep_every and epoch % r.keep_every == 0
+                if self.step % (r.checkpoint_every or self.steps_per_epoch) == 0 or last or stop or keep:
                     self.first_bad = torch.where(self._weights_finite(), self.first_bad, self.first_bad.clamp(max=self.step))
                     self._check()
+                    if keep and self.folder is not None:          # before the checkpoint: a kill between the two repeats it
+                        checkpoint.export(self.folder / f"backbone-epoch{epoch:04d}.safetensors", self.objective, describe(r))
                     self.save()
         self.objective.eval()
         if self.step == self.steps and self.folder is not None:

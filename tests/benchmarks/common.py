@@ -82,10 +82,13 @@ def matmul_rate(device: str, bf16: bool, size: int, rounds: int = 10) -> float:
 def about(device: str) -> dict:
     """Where and when this was measured, and how, but for the file that it is written to."""
     out = sys.argv.index("--out") if "--out" in sys.argv else len(sys.argv)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True)
+    try:
+        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True).stdout
+    except OSError:                                                # no git on this machine
+        commit = ""
     return {"device": torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} thread(s), "
                                                                             f"{platform.machine()}",
-            "date": datetime.date.today().isoformat(), "torch": torch.__version__, "commit": commit.stdout.strip(),
+            "date": datetime.date.today().isoformat(), "torch": torch.__version__, "commit": commit.strip(),
             "command": " ".join(["python", *sys.argv[:out], *sys.argv[out + 2:]])}
 
 

@@ -1,7 +1,10 @@
 """The benchmarks at their smallest: they run, write what they say they write, and the two analyses agree."""
 import importlib
 import json
+import os
+import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -39,6 +42,35 @@ def test_training(program, tmp_path):
     for name in ("mocov3", "mae"):
         assert all(results["objectives"][name]["plain_over_course"][part] > 0 for part in ("whole", "step", "views"))
     assert "plain_over_course" not in results["objectives"]["supervised"]
+
+
+def test_training_goes_on_after_a_failure_and_halves_a_batch_that_does_not_fit(program, tmp_path, monkeypatch, capsys):
+    training, path, held = program("training"), tmp_path / "training.json", []
+
+    class Large:
+        """What a step keeps on the device."""
+
+    def step(limit, error):
+        def work(objective, a, batch_size, *rate):
+            kept = Large()
+            held.append(weakref.ref(kept))
+            assert all(other() is None for other in held[:-1]), "memory of an earlier try is still held"
+            if objective == "dino":
+                raise ValueError("broken\nin two lines")
+            if batch_size > limit:
+                raise error("CUDA error: out of memory")
+            return {"batch_size": batch_size} if rate else {"plain_over_course": {}}
+        return work
+
+    monkeypatch.setattr(training, "speed", step(2, torch.OutOfMemoryError))
+    monkeypatch.setattr(training, "beside_plain", step(0, RuntimeError))
+    results = training.main(f"--objectives mae dino simmim --batch-size 4 --matmul 8 --device cpu --out {path}".split())
+    assert json.loads(path.read_text()) == results
+    found = {"batch_size": 2, "course_out_of_memory": [4], "plain_out_of_memory": [4, 2, 1]}
+    assert results["objectives"] == {"mae": found, "simmim": found,
+                                     "dino": {"course_error": "broken", "plain_error": "broken"}}
+    assert "mae: 2 images a step; course: not enough memory for 4 images; plain: not" in capsys.readouterr().out
+    assert program("table").ratios(results) == [] and program("table").speeds(results | {"about": {"device": "H100"}}) == []
 
 
 @pytest.mark.parametrize("name", ["mocov3", "dino", "simmim", "mae", "hybrid"])
@@ -85,6 +117,30 @@ def test_reading(program, tmp_path):
     results = program("reading").main(f"--images 8 --size 64 --batch-size 4 --rounds 2 --out {path}".split())
     assert json.loads(path.read_text()) == results
     assert results["same"] and results["images"] == 8 and results["jpeg_over_store"] > 1
+
+
+def test_all_goes_on_after_a_failure_and_again_measures_what_is_missing(tmp_path):
+    (tmp_path / "python").write_text("""#!/bin/bash
+        echo "$(basename $1) ${@:2}" >> calls.txt
+        if [[ "$*" == *dino* ]]; then exit 1; fi
+        touch "${@: -1}"\n""")
+    (tmp_path / "python").chmod(0o755)
+
+    def run(*arguments) -> tuple[int, list[str]]:
+        (tmp_path / "calls.txt").unlink(missing_ok=True)
+        done = subprocess.run(["bash", Path(__file__).with_name("all.sh"), *arguments], cwd=tmp_path, capture_output=True,
+                              env=os.environ | {"RESULTS": str(tmp_path), "PYTHON": str(tmp_path / "python")}, timeout=60)
+        calls = tmp_path / "calls.txt"
+        return done.returncode, calls.read_text().splitlines() if calls.exists() else []
+
+    status, calls = run("vit_base", "dino", "mae")
+    out = f"--device cuda --out {tmp_path}/training-vit_base-"
+    assert status == 1 and calls == [f"training.py --model vit_base --objectives {name} {out}{name}-gpu.json"
+                                     for name in ("dino", "mae")]
+    assert run("vit_base", "mae") == (0, [])
+    status, calls = run()
+    assert status == 1 and len(calls) == 17 + 3 and calls[-1] == f"reading.py --out {tmp_path}/reading.json"
+    assert len(run()[1]) == 3                                      # DINO of three models
 
 
 def test_readme_holds_the_table_of_the_measured_files(program):

@@ -55,6 +55,11 @@ class Toy:
 TRAIN, VAL = Toy(96), Toy(200, "val")
 
 
+class Darker(Toy):
+    def images(self, indices):
+        return super().images(indices) // 2
+
+
 class Killed(Toy):
     """Raises at the so-many-th call for images."""
 
@@ -469,12 +474,12 @@ def test_killed_and_called_again_is_never_killed(steps, tmp_path):
     path = tmp_path / "x" / "state.pt"
     if steps < 12:
         with pytest.raises(KeyboardInterrupt):
-            finetune(backbone(), Killed(96, steps), VAL, r, "mean", device="cpu", keep=path)
+            finetune(backbone(), Killed(96, 1 + steps), VAL, r, "mean", device="cpu", keep=path)
         assert path.exists() == (steps >= 3)
     else:
         finetune(backbone(), TRAIN, VAL, r, "mean", device="cpu", keep=path)
     torch.rand(7)                                                  # what another program did to the global state
-    rest = Killed(96, 12 - steps // 3 * 3)
+    rest = Killed(96, 1 + 12 - steps // 3 * 3)                     # the first call is for the checksum of the images
     again = finetune(backbone(), rest, VAL, r, "mean", device="cpu", keep=path)
     assert rest.left == 0 and again.history == whole.history and torch.equal(again.predictions, whole.predictions)
     for a, b in zip(again.network.parameters(), whole.network.parameters(), strict=True):
@@ -488,7 +493,8 @@ def test_a_state_of_another_call_is_refused(tmp_path):
     other = ViT(16, 4, dim=24, depth=2, heads=2)
     for network, source, recipe, seed, said in ((backbone(), TRAIN, replace(r, learning_rate=1e-3), 0, "other recipe"),
                                                 (backbone(), TRAIN, r, 1, "other seed"), (other, TRAIN, r, 0, "other network"),
-                                                (backbone(), Toy(64), r, 0, "other images")):
+                                                (backbone(), Toy(64), r, 0, "other images"),
+                                                (backbone(), Darker(96), r, 0, "other content")):
         with pytest.raises(CourseError, match=said):
             finetune(network, source, VAL, recipe, seed=seed, device="cpu", keep=path)
     path.write_bytes(path.read_bytes()[:-50])

@@ -15,6 +15,7 @@ from lib.errors import CourseError
 from lib.models import download as module
 from lib.models.download import download
 
+BAD_LOCATIONS = {"/bracket": "http://[::bad", "/dots": "http://a..b/x", "/label": f"http://{'a' * 70}.b/x"}
 DATA = bytes(range(256)) * 40                                      # 10,240 bytes
 
 
@@ -32,10 +33,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.answer(200, {}, DATA)
         if self.path == "/silent":
             return site.release.wait(10)
+        if self.path in BAD_LOCATIONS:
+            return self.answer(302, {"Location": BAD_LOCATIONS[self.path]})
+        if self.path == "/empty":
+            return self.answer(200, {"Content-Length": "0"})
+        if self.path == "/unasked":
+            return self.answer(206, {"Content-Range": f"bytes 0-{len(DATA) - 1}/{len(DATA)}"}, DATA)
         if self.path != "/file":
             return self.answer(404, {"Content-Length": "0"})
         start = 0
-        if asked and site.ranges and self.headers.get("If-Range") == site.version:
+        if asked and site.ranges and self.version_asked() == site.version:
             start = int(asked.removeprefix("bytes=").removesuffix("-"))
             if start >= len(site.data):
                 return self.answer(416, {"Content-Length": "0"})
@@ -46,6 +53,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.answer(206 if start else 200, headers, site.data[start:][:cut])
         if cut is not None and site.hang:
             site.release.wait(10)
+
+    def version_asked(self):
+        return self.headers.get("If-Range")
 
     def answer(self, status, headers, body=b""):
         self.send_response(status)
@@ -145,6 +155,26 @@ def test_another_version_begins_anew(site, path, version):
     assert path.read_bytes() == site.data
 
 
+def test_a_part_of_another_version_is_not_joined_to_ours(site, path, monkeypatch):
+    """From a server that goes on though it was told to do so only if nothing has changed."""
+    site.cuts = [1000, *[0] * 4]
+    refused(site, path, "broke off")
+    monkeypatch.setattr(Handler, "version_asked", lambda handler: handler.server.site.version)
+    site.data, site.version = DATA[::-1], '"two"'
+    download(site.root + "/file", path)
+    assert path.read_bytes() == site.data
+
+
+@pytest.mark.parametrize("notes", ["[]", "null", '{"size": "x", "version": "a"}', '{"size": 10240, "version": [1]}',
+                                   '{"size": 10240, "version": "a\\r\\nX: y"}', "\\xff"])
+def test_damaged_notes_begin_anew(site, path, notes):
+    path.parent.mkdir()
+    (path.parent / "weights.pth.part").write_bytes(b"something")
+    (path.parent / "weights.pth.part.json").write_text(notes)
+    download(site.root + "/file", path)
+    assert path.read_bytes() == DATA and left(path) == {"weights.pth"}
+
+
 def test_a_server_without_ranges_begins_anew(site, path):
     site.ranges, site.cuts = False, [1000]
     download(site.root + "/file", path)
@@ -192,7 +222,9 @@ def test_a_wrong_size_is_not_kept(site, path):
 
 @pytest.mark.parametrize(("address", "what"), [
     ("/nowhere", "answers 404 Not Found"), ("/loop", "answers 302"), ("/page", "gives a web page instead of the file"),
-    ("/long", "does not say how long the file is"), ("/silent", "timed out")])
+    ("/long", "does not say how long the file is"), ("/silent", "timed out"),
+    ("/empty", "gives an empty file"), ("/unasked", "gives another part of the file"),
+    *((address, "could not reach") for address in BAD_LOCATIONS)])
 def test_answers_that_are_no_file(site, path, address, what):
     refused(site, path, what, address)
     assert left(path) == set()

@@ -428,3 +428,27 @@ def test_fill_names_what_does_not_fit():
         official.fill(vit, "dino-vits16", tensors | {"more": torch.zeros(1)})
     with pytest.raises(CourseError, match=r"norm\.bias is \(2,\), expected \(24,\)"):
         official.fill(vit, "dino-vits16", tensors | {"norm.bias": torch.zeros(2)})
+
+
+# -------------------------------------------------------------------------------------------- what is given in other forms
+
+def test_moco_v3_without_the_prefix_of_data_parallel_training():
+    w = draw_mocov3(Draw())
+    expected = convert("mocov3", w, Size(DIM, DEPTH, HEADS, P, IMAGE), "x")
+    bare = {key.removeprefix("module."): x for key, x in w.items()}
+    found = convert("mocov3", bare, Size(DIM, DEPTH, HEADS, P, IMAGE), "x")
+    assert found.keys() == expected.keys() and all(torch.equal(found[key], x) for key, x in expected.items())
+    key = "module.base_encoder.norm.bias"
+    for mixed in (bare | {key: w[key]}, {k: x for k, x in w.items() if k != key} | {key.removeprefix("module."): w[key]},
+                  bare | {"epoch": 3}):
+        with pytest.raises(CourseError, match=r"^x has (no module\.|unexpected weights)"):
+            convert("mocov3", mixed, Size(DIM, DEPTH, HEADS, P, IMAGE), "x")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_numbers_that_are_not_finite_are_refused_by_name(value):
+    for key in ("blocks.1.mlp.fc1.bias", "norm.weight"):
+        w = draw_vit(Draw())
+        w[key][-1] = value
+        with pytest.raises(CourseError, match=rf"^x: {key} .*holds numbers that are not finite"):
+            convert("mae", w, Size(DIM, DEPTH, HEADS, P, IMAGE), "x")

@@ -217,3 +217,13 @@ def test_the_command_line(cache, capsys):
             program.main(arguments)
         shown = capsys.readouterr()
         assert stop.value.code == 2 and said in shown.err and shown.err.count("\n") == 1 and not shown.out
+
+
+def test_a_file_that_is_not_finite_is_refused_before_it_is_recorded(cache):
+    w = put("mocov3-vitb16")
+    w["module.base_encoder.blocks.1.attn.qkv.weight"][0, 0] = float("nan")
+    path = official.path_of("mocov3-vitb16")
+    torch.save({"state_dict": w}, path)
+    with pytest.raises(CourseError, match=r"blocks\.1\.attn\.qkv\.weight .*holds numbers that are not finite"):
+        official.load("mocov3-vitb16")
+    assert [p.name for p in cache.iterdir() if p.name.endswith(".json")] == []

@@ -50,6 +50,16 @@ def foreign(monkeypatch):
     sys.modules.pop("foreign_config", None)
 
 
+def test_one_wrong_bit_in_a_weight_is_noticed(tmp_path):
+    path, weight = tmp_path / "x.pth", torch.full((64,), 1.5)
+    torch.save({"weight": weight}, path)
+    data = bytearray(path.read_bytes())
+    data[data.index(weight.numpy().tobytes()) + 101] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CourseError, match=r"the checksum of .*data/0 in it is wrong"):
+        read_checkpoint(path)
+
+
 def test_tensors_come_back(tmp_path):
     for zipped in (True, False):
         torch.save({"model": tensors(), "epoch": 3}, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
@@ -119,7 +129,7 @@ def test_damage_is_named(tmp_path, foreign):
     data = path.read_bytes()
     place = data.index(torch.arange(4000.0).numpy().tobytes())
     for damaged, what in [(data[:-100], "it is cut short"), (b"", ".+"), (b"<html>not here</html>", ".+"),
-                          (data[:place] + b"\xff" + data[place + 1:], ".*CRC.*")]:
+                          (data[:place] + b"\xff" + data[place + 1:], ".*checksum.*")]:
         path.write_bytes(damaged)
         with pytest.raises(CourseError, match=rf"x\.pth cannot be read as a file of weights \({what}\): delete it") as error:
             read_checkpoint(path)
@@ -146,3 +156,24 @@ def test_a_tensor_that_leaves_its_storage_is_refused(tmp_path, foreign):
 def test_arrays_come_back(tmp_path):
     np.savez(tmp_path / "x.npz", **{"a/kernel": np.arange(6.0).reshape(2, 3), "bias": np.ones(2, np.float32)})
     assert_same(read_checkpoint(tmp_path / "x.npz"), {"a/kernel": torch.arange(6.0).double().view(2, 3), "bias": torch.ones(2)})
+
+
+@pytest.mark.parametrize(("name", "data", "what"), [
+    ("x.pth", b"\n<!DOCTYPE html>\n<title>Sign in</title>", "it is a web page"),
+    ("x.npz", b"\xef\xbb\xbf<html>", "it is a web page"),
+    ("x.pth", b"version https://git-lfs.github.com/spec/v1\noid sha256:0123", "it is text"),
+    ("x.pth", "Zugriff verweigert: später\n".encode(), "it is text"),
+    ("x.pth", b"\x80\x02garbage", "it is no file of PyTorch, or holds more than tensors"),
+    ("x.npz", b"\x80\x02garbage", "it is cut short, or no npz file")])
+def test_what_was_saved_in_the_place_of_weights_is_named_in_our_words(tmp_path, name, data, what):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(CourseError) as error:
+        read_checkpoint(tmp_path / name)
+    assert str(error.value) == f"{tmp_path / name} cannot be read as a file of weights ({what}): delete it and fetch it again"
+
+
+def test_a_zip_file_of_something_else_is_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
+        archive.writestr("hello.txt", "hello")
+    with pytest.raises(CourseError, match=r"\(it is a zip file without weights\)"):
+        read_checkpoint(tmp_path / "x.pth")

@@ -9,7 +9,7 @@ from torch import nn
 
 from lib.errors import CourseError
 from lib.models import vit
-from lib.models.vit import SIZES, ViT, create, init_truncated, init_xavier, relative_index, sincos_positions
+from lib.models.vit import SIZES, ViT, create, init_normal, init_truncated, init_xavier, relative_index, sincos_positions
 
 SMALL = dict(image_size=32, patch_size=8, dim=48, depth=3, heads=4)
 CLOSE = dict(rtol=0, atol=1e-5)
@@ -82,10 +82,15 @@ def test_create_makes_the_size(name):
     dim, depth, heads = SIZES[name]
     backbone = create(name, image_size=32, patch_size=8)
     assert (backbone.embed_dim, len(backbone.blocks), backbone.blocks[0].attn.num_heads) == (dim, depth, heads)
+    other = create(name, heads=2, image_size=32, patch_size=8)
+    assert other.blocks[0].attn.num_heads == 2 and other.state_dict().keys() == backbone.state_dict().keys()
 
 
 def test_sizes_of_the_papers():
     assert SIZES["vit_small"] == (384, 12, 12) and SIZES["vit_base"] == (768, 12, 12) and SIZES["vit_large"] == (1024, 24, 16)
+    with torch.device("meta"):
+        huge = create("vit_huge", image_size=224, patch_size=14)
+    assert sum(p.numel() for p in huge.parameters()) == 630_764_800                # timm's vit_huge_patch14_224, no classifier
 
 
 # ------------------------------------------------------------------------------------------------------------- masks
@@ -166,6 +171,24 @@ def test_sincos_positions_are_fixed_and_cls_has_none():
     assert torch.equal(init_xavier(init_truncated(backbone)).pos_embed[0, 1:], sincos_positions((4, 4), 48))
 
 
+def test_learned_positions_learn_and_are_added():
+    torch.manual_seed(0)
+    backbone = ViT(**SMALL, positions="learned")
+    assert backbone.pos_embed.requires_grad and backbone.pos_embed.shape == (1, 17, 48)
+    assert backbone.pos_embed.std().item() == pytest.approx(0.02, rel=0.05)
+    tokens = backbone.embed(images())
+    tokens[:, 2].sum().backward()
+    expected = torch.zeros(17, 48)
+    expected[2] = 3                                                # three images, one place
+    assert torch.equal(backbone.pos_embed.grad[0], expected)
+    with torch.no_grad():
+        backbone.pos_embed.add_(1.0)
+    torch.testing.assert_close(backbone.embed(images()), tokens + 1, **CLOSE)
+    backbone.any_size = True
+    assert backbone.embed(images(size=16)).shape == (3, 5, 48)
+    assert init_normal(backbone).pos_embed is backbone.pos_embed
+
+
 @pytest.mark.parametrize("grid", [(3, 3), (2, 4)])
 def test_relative_index_against_a_loop(grid):
     index = relative_index(grid)
@@ -190,6 +213,7 @@ def test_relative_bias_at_the_size_of_the_paper():
     grid = bias[0, :, 1:, 1:].view(12, 14, 14, 14, 14)             # head, query row and column, key row and column
     assert torch.equal(grid[:, :10, :10, :10, :10], grid[:, 4:, 3:13, 4:, 3:13])    # all displaced alike
     assert not torch.equal(grid[:, 5, 5, 2, 3], grid[:, 2, 3, 5, 5])
+    assert bias.is_contiguous() and bias.to(torch.bfloat16).stride() == (12 * 197 * 197, 197 * 197, 197, 1)
     assert "bias_index" not in backbone.state_dict() and getattr(backbone, "pos_embed", None) is None
     assert ViT(**SMALL).relative_bias() is None
 
@@ -225,6 +249,34 @@ def test_truncated_shrinks_with_depth():
         assert token.std() == pytest.approx(0.02, rel=0.3)
 
 
+def test_normal_is_as_wide_at_every_depth():
+    torch.manual_seed(0)
+    backbone = init_normal(ViT(**SMALL | dict(dim=96, depth=4, mask_token=True))).requires_grad_(False)
+    for block in backbone.blocks:
+        for layer in (block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2):
+            assert layer.weight.std() == pytest.approx(0.02, rel=0.04) and layer.weight.mean().abs() < 0.001
+            assert not layer.bias.any()
+    bound = 1 / math.sqrt(3 * 64)                                  # of PyTorch's convolution
+    assert 0.98 * bound < backbone.patch_embed.proj.weight.abs().max() <= bound
+    assert backbone.cls_token.std() == pytest.approx(0.02, rel=0.3)
+
+
+def test_fused_attention_is_handed_a_bias_in_one_piece(monkeypatch):
+    """Under autocast too, which casts the bias to bf16: CUDA's fused kernels refuse one whose last stride is not 1."""
+    backbone, seen = small(positions="relative"), []
+    real = torch.nn.functional.scaled_dot_product_attention
+
+    def watched(*arguments, attn_mask=None, **options):
+        seen.append(attn_mask)
+        return real(*arguments, attn_mask=attn_mask, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    for half in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            backbone(images())
+    assert len(seen) == 6 and all(bias.stride()[-1] == 1 and bias.to(torch.bfloat16).is_contiguous() for bias in seen)
+
+
 def test_drop_path_rises_to_its_rate():
     rates = [block.drop_path1.drop_prob if isinstance(block.drop_path1, nn.Module) and hasattr(block.drop_path1, "drop_prob")
              else 0.0 for block in ViT(**SMALL, drop_path=0.2).blocks]
@@ -234,7 +286,7 @@ def test_drop_path_rises_to_its_rate():
 # -------------------------------------------------------------------------------------------------------- wrong input
 
 @pytest.mark.parametrize(("wrong", "said"), [
-    (dict(positions="learned"), "no positions 'learned'"),
+    (dict(positions="rotary"), "no positions 'rotary'; choose one of sincos, relative, learned"),
     (dict(image_size=33), "do not divide into patches of 8; try 32 pixels"),
     (dict(image_size=8, patch_size=16), "try 16 pixels"),
     (dict(dim=50), "does not divide into 4 heads"),

@@ -61,6 +61,13 @@ def test_damage_is_named(folder):
         zoo.load("simmim", "w", folder)
 
 
+@pytest.mark.parametrize("text", ["null", "{", '{"w/simmim": {}}', "[]", '{"w/simmim": 3}'])
+def test_a_damaged_manifest_is_named(folder, text):
+    (folder / "manifest.json").write_text(text)
+    with pytest.raises(CourseError, match=r"manifest.json is damaged; restore it"):
+        zoo.load("simmim", "w", str(folder))
+
+
 def test_unknown_names_are_named(folder):
     with pytest.raises(CourseError, match=r"no checkpoint 'moco' ships for world 'w'; there are simmim"):
         zoo.load("moco", "w", folder)

@@ -56,6 +56,19 @@ def slow_info_nce(queries: list[list[float]], keys: list[list[float]], temperatu
     return 2 * temperature * total / len(queries)
 
 
+def test_logits_are_float32_under_autocast():
+    """A product of cosines in bf16, with 8 bits, over a temperature of 0.05 would be wrong in the second digit."""
+    g = torch.Generator().manual_seed(0)
+    keys = torch.randn(32, 16, generator=g)
+    queries = keys + 0.5 * torch.randn(32, 16, generator=g)
+    full, _ = info_nce(queries, keys, 0.05)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed, _ = info_nce(queries, keys, 0.05)
+        assert (queries @ keys.T).dtype == torch.bfloat16          # what autocast would have made of it
+    assert mixed.dtype == torch.float32
+    assert mixed.item() == pytest.approx(full.item(), abs=1e-5)
+
+
 @pytest.mark.parametrize("temperature", [0.2, 1.0])
 def test_loss_against_the_slow_formulation(temperature):
     model = objective(temperature=temperature)

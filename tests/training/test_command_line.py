@@ -69,7 +69,8 @@ def test_help_shows_every_field_with_meaning_and_default(objective, scale, capsy
         assert f.metadata["help"] in shown
         assert f"(default: {getattr(RECIPES[objective, scale], f.name)})" in shown
         assert all(choice in shown for choice in f.metadata["choices"])
-    assert {"--scale", "--out", "--resume", "--dry-run", "--gpus", "--tflops", "--utilisation", "--price"} <= set(options)
+    assert {"--scale", "--out", "--resume", "--dry-run", "--gpus", "--tflops", "--utilisation", "--price",
+            "--gpu-memory"} <= set(options)
 
 
 def test_help_of_evaluation(capsys):
@@ -80,7 +81,10 @@ def test_help_of_evaluation(capsys):
         assert call(evaluation.main, name, "--help") == 0
         text = capsys.readouterr().out
         assert all(flag in text for flag in (("--world", "--device") if name == "table" else
-                                             ("network", "--data", "--pooling", "--images", "--device", "--out")))
+                                             ("network", "--difficulty", "--images", "--untrained", "--device", "--out")))
+        for flag, without in {"--data": ("dense", "table"), "--pooling": ("dense", "depths", "table"),
+                              "--crop": ("dense", "table", "noise", "shape-bias"), "--depth": ("finetune", "table")}.items():
+            assert (f" {flag} " in text) == (name not in without)
 
 
 def parsed(monkeypatch, *arguments: str):
@@ -113,6 +117,14 @@ def test_dry_run_starts_nothing(capsys):
     assert {path.name for path in Path().iterdir()} == {"sets"}
 
 
+def test_a_batch_size_moves_the_learning_rate_of_a_paper_and_says_so(capsys):
+    command = ["mae", "--scale", "paper", "--model", "vit_nano", "--decoder-dim", "16", "--decoder-heads", "2", "--dry-run"]
+    said = "note: the learning rate follows the batch size: 0.0024 at 4,096 images a step, as published, 0.0003 at 512;"
+    assert call(training.train, *command, "--batch-size", "512") == 0 and said in capsys.readouterr().out
+    for given in (["--batch-size", "512", "--learning-rate", "0.0024"], ["--batch-size", "4096"]):
+        assert call(training.train, *command, *given) == 0 and "note" not in capsys.readouterr().out
+
+
 # --------------------------------------------------------------------------------------------------------- wrong input
 
 WRONG = [
@@ -125,8 +137,12 @@ WRONG = [
     (["mocov3", "--epochs", "0"], "epochs must be at least 1, got 0"),
     (["mocov3", "--epochs"], "--epochs: expected one argument"),
     (["mocov3", "--learning-rate", "fast"], "--learning-rate: invalid float value: 'fast'"),
-    (["mocov3", "--learning-rate", "nan"], "learning_rate must not be negative or infinite, got nan"),
-    (["mocov3", "--learning-rate=-1"], "learning_rate must not be negative"),
+    (["mocov3", "--image-size", "1000000000"], "image_size must lie from 0 to 16,384, got 1000000000"),
+    (["mocov3", "--epochs", "9" * 400], "epochs must lie from 0 to 1,000,000,000, got 9999"),
+    (["dino", "--dry-run", "--local-crops", "100000"], "local_crops must lie from 0 to 1,000"),
+    (["simmim", "--layer-scale", "1e300"], "layer_scale must lie from 0 to"),
+    (["mocov3", "--learning-rate", "nan"], "learning_rate must lie from 0 to .*, got nan"),
+    (["mocov3", "--learning-rate=-1"], "learning_rate must lie from 0"),
     (["mocov3", "--temperature", "0"], "temperature must be greater than 0"),
     (["mocov3", "--momentum", "2"], "momentum must be at least 0"),
     (["mocov3", "--hidden", "0"], "hidden must be at least 1"),
@@ -142,7 +158,7 @@ WRONG = [
     (["simmim", *SMALL, "--image-size", "4"], "size of at least 8 pixels"),
     (["simmim", *SMALL, "--batch-size", "65"], "a batch of 65 needs as many images, shapes has 64"),
     (["simmim", "--device", "tpu"], "--device: invalid choice: 'tpu'"),
-    (["simmim", "--model", "vit_huge"], "--model: invalid choice: 'vit_huge'"),
+    (["simmim", "--model", "vit_enormous"], "--model: invalid choice: 'vit_enormous'"),
     (["simmim", *SMALL, "--data", "cifar11"], "no image set 'cifar11': choose one of cifar10"),
     (["simmim", *SMALL, "--data", "imagenette"], "imagenette is not in .*python -m lib.data fetch imagenette"),
     (["simmim", *SMALL, "--data", "imagenet"], "imagenet is not in .*image-net.org"),
@@ -154,10 +170,11 @@ WRONG = [
     (["dino", "--accumulate", "2"], "accumulate must be 1 here"),
     (["mae", "--accumulate", "0"], "accumulate must be at least 1"),
     (["simmim", *SMALL, "--accumulate", "3"], "16 images a process do not divide into 3 parts"),
-    (["mae", "--gpus", "4"], "--gpus, --tflops, --utilisation, --price belong to --dry-run"),
+    (["mae", "--gpus", "4"], "--gpus, --tflops, --utilisation, --price, --gpu-memory belong to --dry-run"),
     (["mae", "--dry-run", "--gpus", "0"], "a plan needs at least 1 GPU, got --gpus 0"),
     (["mae", "--dry-run", "--gpus", "3"], "a batch of 128 does not divide over 3 GPUs"),
     (["mae", "--dry-run", "--utilisation", "1.5"], "utilisation above 0 and up to 1"),
+    (["mae", "--dry-run", "--gpu-memory", "0"], "more than 0 GB of memory, got --gpu-memory 0"),
     (["mae", "--dry-run", "--data", "nowhere"], "no image set 'nowhere'"),
     (["simmim", *SMALL, "--images", "1000000000000"], "not enough memory"),
 ]
@@ -255,6 +272,26 @@ def test_every_yardstick_writes_both_networks(run, capsys, command, more, inside
     assert "  trained" in out and "untrained" in out
 
 
+def test_the_control_can_be_left_out(run):
+    flags = ("--images", "100", "--no-untrained", "--device", "cpu", "--out", "z.json")
+    assert call(evaluation.main, "dense", str(run), *flags) == 0
+    result = json.loads(Path("z.json").read_text())
+    assert "trained" in result and "untrained" not in result and result["data"] == "shapes" and "pooling" not in result
+
+
+@pytest.mark.parametrize("spelling", ["ascii", "utf-8"])
+def test_any_terminal_gets_its_help(spelling):
+    answer = subprocess.run([sys.executable, "-m", "lib.training", "hybrid", "--help"], capture_output=True, cwd=ROOT,
+                            env=os.environ | {"PYTHONIOENCODING": spelling}, timeout=120)
+    assert answer.returncode == 0 and b"--cl-weight" in answer.stdout
+
+
+def test_a_reader_that_goes_away_is_no_traceback():
+    answer = subprocess.run(f"{sys.executable} -m lib.evaluation frozen shapes/mae --help | head -c 1", shell=True, cwd=ROOT,
+                            capture_output=True, timeout=120)
+    assert answer.returncode == 0 and b"Traceback" not in answer.stderr
+
+
 @pytest.mark.parametrize(("arguments", "said"), [
     ([], "required: network"),
     (["finetune", "RUN", "--recipe", "best"], "--recipe: invalid choice"),
@@ -268,13 +305,26 @@ def test_every_yardstick_writes_both_networks(run, capsys, command, more, inside
     (["RUN", "--pooling", "max"], "--pooling: invalid choice"),
     (["RUN", "--data", "cifar11"], "no image set 'cifar11'"),
     (["RUN", "--data", "imagenette"], "imagenette is not in"),
-    (["RUN", "--images", "0"], "at least 1 image is needed, got a limit of 0"),
+    (["RUN", "--images", "0"], "from 1 image to a million millions can be asked for, got a limit of 0"),
     (["RUN", "--images", "5"], "N at least 20"),
     (["RUN", "--images", "few"], "--images: invalid int value"),
     (["RUN", "--out", "/dev/null/x/y.json"], "cannot write /dev/null/x/y.json"),
     (["RUN", "--out", "sets"], "sets is a folder"),
     (["RUN/recipe.json"], "cannot be read .*damaged"),
     (["RUN", "--frobnicate"], "unrecognized arguments"),
+    (["dense", "RUN", "--data", "shapes"], "unrecognized arguments: --data"),
+    (["finetune", "RUN", "--depth", "1"], "unrecognized arguments: --depth"),
+    (["depths", "RUN", "--pooling", "cls"], "unrecognized arguments: --pooling"),
+    (["dense", "RUN", "--pairs", "sets", "--images", "3"], "--images is of the objects of shapes"),
+    (["shape-bias", "RUN", "--data", "imagenette"], "--data imagenette goes with --stimuli"),
+    (["shape-bias", "RUN", "--stimuli", "sets", "--categories", "x.json"], "--stimuli are of ImageNet's classes"),
+    (["finetune", "RUN", "--keep", ""], "an empty name was given for --keep"),
+    (["RUN", "--crop", "0"], "--crop is a share of the short side, above 0 and at most 1, got 0.0"),
+    (["RUN", "--images", "9" * 20], "from 1 image to a million millions"),
+    (["noise", "RUN", "--seed", "9" * 20], "--seed must fit into 64 bits"),
+    (["RUN", "--out", "RUN/last.pt"], "last.pt is there already and is no .json file"),
+    (["RUN", "--out", "x" * 240], "is too long for a file"),
+    (["RUN", "--data", "~nobody-here/x"], "begins with ~ and a name that no user"),
 ])
 def test_wrong_arguments_of_evaluation_get_one_line(arguments, said, capsys, run):
     capsys.readouterr()

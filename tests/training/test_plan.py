@@ -9,7 +9,7 @@ from lib.models.vit import ViT
 from lib.training import plan as planning
 from lib.training.build import build
 from lib.training.plan import Assumptions, batch_shapes, count_flops, empty, plan, saved_bytes, show, without_numbers
-from lib.training.recipes import OBJECTIVES, recipe
+from lib.training.recipes import DEPARTURES, OBJECTIVES, recipe
 
 TINY = dict(image_size=32, patch_size=8, model="vit_nano", images=64, batch_size=16, epochs=3, precision="fp32")
 SMALL = {"mocov3": dict(hidden=32, dim=16), "dino": dict(hidden=32, bottleneck=16, prototypes=24, local_size=16, local_crops=2),
@@ -50,6 +50,8 @@ def test_every_published_recipe_has_a_plan(objective):
     assert p.images == 1_281_167 and p.steps == r.epochs * (1_281_167 // r.batch_size) and p.local == r.batch_size / 8
     text = show(r, "paper", Assumptions(gpus=8))
     assert f"{p.steps:,} of {r.batch_size:,} images" in text and "cost" not in text and "assumed, not measured" in text
+    assert f"departures  from the paper: {DEPARTURES[objective]}" in text
+    assert "departures" not in show(tiny(objective), "smoke", Assumptions(gpus=8))
     assert all("≈" in line for line in text.splitlines() if line.startswith(("memory", "work", "time")))
 
 
@@ -112,18 +114,50 @@ def test_what_saves_memory_saves_memory():
     assert checkpointed["backward"] > inputs + plain["backward"] / 14              # twelve inputs, and one block at work
     assert halved["backward"] == pytest.approx(plain["backward"] / 2, rel=0.01) and halved["views"] == plain["views"]
     assert split["weights"] == plain["weights"] / 2 and split["AdamW"] == plain["AdamW"] / 2 and split["buckets"] == 0
-    assert plain["buckets"] == plain["gradients"] == plain["AdamW"] / 2
+    assert plain["gradients"] == plain["AdamW"] / 2 and plain["buckets"] == 0     # they hold the gradients, which are views
+    assert halved["buckets"] == plain["gradients"]                 # but not those of the parts before the last
+
+
+def test_checkpointed_blocks_are_computed_twice():
+    r = tiny("simmim")
+    batch = empty(batch_shapes(r), 4)
+    extra = count_flops(replace(r, checkpoint_blocks=True), batch) - count_flops(r, batch)
+    blocks, _ = by_hand(TOKENS)
+    assert extra == 4 * 2 * (blocks - DEPTH * 4 * TOKENS * DIM**2)             # but for each block's last, which nobody needs
+
+
+def test_a_learned_bias_keeps_no_attention_maps():
+    """As on a GPU. A CPU's fused attention refuses a bias that learns, and the slow one keeps (images, heads, N, N) maps."""
+    fixed, learned = tiny("simmim"), tiny("simmim", positions="relative")
+    more = [saved_bytes(learned, empty(batch_shapes(r), n)) - saved_bytes(fixed, empty(batch_shapes(r), n))
+            for n in (4, 8) for r in (fixed,)]
+    assert 0 < more[0] == more[1]                                  # the bias itself, whatever the number of images
+
+
+def test_a_plan_says_whether_it_fits():
+    r = tiny("simmim")
+    needed = sum(plan(r, Assumptions(gpus=2)).memory.values()) / 1e9
+    for there, said in ((1.01 * needed, "fits into the"), (0.99 * needed, "does not fit into the")):
+        assert said in show(r, "smoke", Assumptions(gpus=2, gpu_memory=there))
+    tight = dict(gpu_memory=0.99 * needed)
+    assert "try --checkpoint-blocks, --shard, --accumulate, a smaller --batch-size or more" in show(
+        r, "smoke", Assumptions(gpus=2, **tight))
+    assert "--accumulate" not in show(tiny("mocov3"), "smoke", Assumptions(gpus=2, gpu_memory=1e-3))
+    assert "--shard" not in show(r, "smoke", Assumptions(gpus=1, **tight))
 
 
 def test_hours_and_cost_follow_from_the_operations(monkeypatch):
-    r = tiny("simmim")
+    r = tiny("simmim", precision="bf16")
     monkeypatch.setattr(planning, "count_flops", lambda r, batch: 2 * 3.6e15)      # 3.6 PFLOP a sample; 3 x 4 steps of 16
     given = Assumptions(gpus=2, tflops=100, utilisation=0.5, price=3)
     p = plan(r, given)
     assert p.gpu_hours == pytest.approx(192 * 3.6e15 / 50e12 / 3600)
     text = show(r, "smoke", given)
-    assert "≈ 4 GPU-hours, 1.9 hours on 2 GPU(s), if a GPU reaches 50% of 100 TFLOP/s" in text
+    assert "≈ 4 GPU-hours, 1.9 hours on 2 GPU(s), if a GPU reaches 50% of 100 TFLOP/s in bf16" in text
     assert "cost        ≈ 12 at 3 a GPU-hour" in text
+    slow = replace(r, precision="fp32")
+    assert plan(slow, given).gpu_hours == pytest.approx(planning.SLOWER * p.gpu_hours)
+    assert "reaches 50% of 6.67 TFLOP/s in fp32" in show(slow, "smoke", given)
 
 
 def test_a_teacher_is_a_copy_and_not_the_backbone_that_learns():

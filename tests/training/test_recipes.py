@@ -3,15 +3,17 @@ import json
 from dataclasses import fields, replace
 
 import pytest
+import torch
 
 from lib.errors import CourseError
+from lib.models import zoo
 from lib.objectives.contrastive import MoCoV3
 from lib.objectives.distillation import DINO
 from lib.objectives.hybrid import Hybrid
 from lib.objectives.masked import MAE, SimMIM
 from lib.objectives.supervised import Supervised
 from lib.training.build import build, from_description
-from lib.training.recipes import OBJECTIVES, RECIPES, SCALES, command, describe, objective_of, recipe
+from lib.training.recipes import DEPARTURES, OBJECTIVES, RECIPES, SCALES, command, describe, objective_of, recipe
 
 CLASSES = {"dino": DINO, "mae": MAE, "mocov3": MoCoV3, "simmim": SimMIM, "supervised": Supervised, "hybrid": Hybrid}
 
@@ -39,6 +41,45 @@ def test_simmim_as_published():
                      epochs=800, batch_size=2048, learning_rate=4e-4, warmup_epochs=10, warmup_start=2e-6, schedule="step",
                      weight_decay=0.05, decay_all=False, beta2=0.999, clip_norm=5, mask_ratio=0.6, mask_cell=2, crop_min=0.67)
     assert {name: getattr(r, name) for name in published} == pytest.approx(published)
+
+
+def test_dino_as_published():
+    r = recipe("dino", "paper")
+    published = dict(model="vit_base", positions="learned", init="normal", heads=0, clip_norm=0.3, clip_each=True,
+                     drop_path=0.1, batch_size=1024, learning_rate=3e-3, learning_rate_end=2e-6, local_crops=10)
+    assert {name: getattr(r, name) for name in published} == pytest.approx(published)
+    assert not any(RECIPES[key].clip_each for key in RECIPES if key != ("dino", "paper"))
+
+
+@pytest.mark.parametrize("objective", ["dino", "supervised"])
+def test_the_backbones_of_dino_and_deit(objective):
+    """At 8 by 8 patches instead of 14 by 14, which changes the table of positions alone."""
+    small = dict(image_size=128, classes=2) if objective == "supervised" else dict(image_size=128, prototypes=4, hidden=8)
+    for model, heads in (("vit_small", 6), ("vit_tiny", 3), ("vit_base", 12)):
+        r = recipe(objective, "paper", model=model, **small)
+        with torch.device("meta"):
+            network = r.backbone()
+        assert network.blocks[0].attn.num_heads == heads and network.pos_embed.requires_grad
+    assert recipe(objective, "paper", model="vit_small", heads=4).heads == 4
+    assert recipe("mocov3", "paper", model="vit_small").heads == recipe(objective, "course", model="vit_small").heads == 0
+    weight = recipe(objective, "paper", model="vit_nano", **small).backbone().blocks[2].mlp.fc2.weight
+    assert weight.std().item() == pytest.approx(0.02, rel=0.05)
+
+
+def test_the_learning_rate_of_a_paper_follows_the_batch():
+    assert recipe("mocov3", "paper", batch_size=1024).learning_rate == pytest.approx(1.5e-4 * 1024 / 256)
+    assert recipe("mocov3", "paper", batch_size=1024, learning_rate=2.4e-3).learning_rate == 2.4e-3
+    assert recipe("mocov3", "paper", batch_size=4096) == recipe("mocov3", "paper")
+    half = recipe("simmim", "paper", batch_size=1024)              # the official code scales the start of the warm-up too
+    assert (half.learning_rate, half.warmup_start) == pytest.approx((2e-4, 1e-6))
+    half = recipe("supervised", "paper", batch_size=512)
+    assert (half.learning_rate, half.warmup_start, half.learning_rate_end) == pytest.approx((5e-4, 1e-6, 1e-5))
+    for scale in ("smoke", "course"):
+        assert recipe("mocov3", scale, batch_size=64).learning_rate == RECIPES["mocov3", scale].learning_rate
+
+
+def test_every_paper_says_what_it_leaves_out():
+    assert set(DEPARTURES) == set(OBJECTIVES) and all(text and "\n" not in text for text in DEPARTURES.values())
 
 
 def test_smoke_and_course_recipes_build():
@@ -78,19 +119,29 @@ def test_description_of_before_a_way_to_run_was_added_is_understood():
     assert len(older) == len(described) - 3 and from_description(older) == recipe("simmim", seed=5)
 
 
+def test_descriptions_of_shipped_checkpoints_are_understood():
+    """They were written before a recipe had `heads`, `clip_each` and `keep_every`, whose defaults are what was done then."""
+    older = [entry["recipe"] for entry in zoo.manifest().values()]
+    assert older
+    for described in older:
+        r = from_description(described)
+        assert (r.heads, r.clip_each) == (described.get("heads", 0), described.get("clip_each", False))
+        assert describe(r).items() >= described.items()
+
+
 @pytest.mark.parametrize(("objective", "changes", "said"), [
     ("simmim", dict(epochs=0), "epochs must be at least 1, got 0"),
     ("simmim", dict(mask_cell=0), "mask_cell must be at least 1"),
     ("mocov3", dict(hidden=0), "hidden must be at least 1"),
-    ("mocov3", dict(learning_rate=float("nan")), "learning_rate must not be negative or infinite, got nan"),
-    ("mocov3", dict(weight_decay=-1), "weight_decay must not be negative"),
+    ("mocov3", dict(learning_rate=float("nan")), "learning_rate must lie from 0 to .*, got nan"),
+    ("mocov3", dict(weight_decay=-1), "weight_decay must lie from 0"),
     ("mocov3", dict(temperature=0.0), "temperature must be greater than 0"),
     ("mocov3", dict(momentum=1.5), "momentum must be at least 0 and less than 1, got 1.5"),
     ("mocov3", dict(batch_size=1), "batch_size must be at least 2"),
     ("simmim", dict(drop_path=1.0), "drop_path must be at least 0 and less than 1"),
     ("simmim", dict(beta2=1.5), "beta2 must be at least 0 and less than 1"),
     ("simmim", dict(seed=2**63), "seed must fit into 64 bits"),
-    ("simmim", dict(model="vit_huge"), "model must be one of vit_nano"),
+    ("simmim", dict(model="vit_enormous"), "model must be one of vit_nano"),
     ("simmim", dict(schedule="linear"), "schedule must be one of cosine, step, got 'linear'"),
     ("simmim", dict(momentum=0.9), "a simmim recipe has no field 'momentum'"),
 ])
@@ -115,3 +166,14 @@ def test_the_command_of_a_recipe_trains_that_recipe(changes, monkeypatch):
     monkeypatch.setattr("sys.argv", command(r).split()[2:])
     assert parse()[2] == r
     assert len(command(r).split()) <= 6 + 2 * len(changes)
+
+
+@pytest.mark.parametrize(("objective", "changes"), [
+    ("dino", dict(model="vit_small")), ("dino", dict(model="vit_small", heads=0)), ("simmim", dict(batch_size=512)),
+    ("simmim", dict(batch_size=512, learning_rate=4e-4)), ("mocov3", dict(batch_size=512, learning_rate=2.4e-3, hidden=64))])
+def test_the_command_of_a_published_recipe_says_what_would_not_follow(objective, changes, monkeypatch):
+    from lib.training.__main__ import parse
+
+    r = recipe(objective, "paper", **changes)
+    monkeypatch.setattr("sys.argv", command(r).split()[2:])
+    assert parse()[2] == r

@@ -22,6 +22,7 @@ from lib.training import __main__ as command_line
 from lib.training import checkpoint
 from lib.training.build import build
 from lib.training.recipes import recipe
+from lib.training.settings import LATER
 from lib.training.trainer import Trainer, learning_rate_at, make_optimizer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -402,11 +403,64 @@ def test_weights_of_another_version_are_named(run, source):
         Trainer(tiny(epochs=1), source, run, resume=True)
 
 
+def test_a_run_begun_before_a_field_was_added_goes_on(run, source):
+    state = checkpoint.load(run)
+    state["recipe"] = {name: value for name, value in state["recipe"].items() if name not in LATER | {"keep_every": 0}}
+    checkpoint.save(run, state)
+    assert Trainer(tiny(epochs=1), source, run, resume=True).step == state["step"]
+    with pytest.raises(CourseError, match="was begun with heads=0, not heads=4"):
+        Trainer(tiny(epochs=1, heads=4), source, run, resume=True)
+
+
 def test_a_folder_is_not_overwritten(run, source):
     before = (run / "last.pt").read_bytes()
     with pytest.raises(CourseError, match="already holds a run; add --resume"):
         Trainer(tiny(epochs=1), source, run)
     assert (run / "last.pt").read_bytes() == before
+
+
+def test_a_folder_that_another_run_took_meanwhile_is_not_overwritten(tmp_path, source):
+    mine, other = Trainer(tiny(epochs=1), source, tmp_path), Trainer(tiny(epochs=1, seed=1), source, tmp_path)
+    other.run()
+    before = (tmp_path / "last.pt").read_bytes()
+    with pytest.raises(CourseError, match="already holds a run; add --resume"):
+        mine.run()
+    assert (tmp_path / "last.pt").read_bytes() == before
+    other.run()                                                    # its own folder
+
+
+def test_moments_of_another_shape_are_named(run, source):
+    """PyTorch's fused AdamW would read beyond their end."""
+    state = checkpoint.load(run)
+    state["optimizer"]["state"][0]["exp_avg"] = torch.zeros(3)
+    checkpoint.save(run, state)
+    with pytest.raises(CourseError, match="do not fit this recipe"):
+        Trainer(tiny(epochs=1), source, run, resume=True)
+
+
+@pytest.mark.parametrize("change", [{"step": -5}, {"step": "x"}, {"objective": None}, {"optimizer": {}}, {"history": None},
+                                    {"pending": {}}, {"recipe": []}])
+def test_a_checkpoint_of_other_kinds_is_damaged(run, change):
+    checkpoint.save(run, checkpoint.load(run) | change)
+    (run / "previous.pt").unlink()
+    with pytest.raises(CourseError, match=r"last\.pt cannot be read: damaged"):
+        checkpoint.load(run)
+
+
+def test_what_a_kill_while_writing_left_is_removed(tmp_path, source):
+    (tmp_path / ".last.pt.4711").write_bytes(b"half a checkpoint")
+    trained(source, tmp_path, epochs=1)
+    assert not list(tmp_path.glob(".*.pt.*")) and (tmp_path / "last.pt").exists()
+
+
+def test_whole_photographs_train_too(tmp_path, source):
+    """The views of each objective are cut from squeezed images; with aspects of 1 they are the views of before."""
+    for aspect, same_as_before in ((1.0, True), (1.6, False)):
+        squeezed = Loaded(source)
+        squeezed.aspects = torch.full((len(source),), aspect)
+        for objective in ("simmim", "dino"):
+            batches = [Trainer(tiny(objective), images).prepare(3) for images in (source, squeezed)]
+            assert all(torch.equal(x, batches[1][name]) for name, x in batches[0].items()) == same_as_before
 
 
 def test_nothing_to_resume(tmp_path, source):
@@ -520,6 +574,38 @@ def test_bf16_trains_like_fp32(objective, source):
     settings = dict(objective=objective, epochs=1, log_every=2)
     full, half = (trained(source, **settings, precision=p).history[0]["loss"] for p in ("fp32", "bf16"))
     assert half == pytest.approx(full, rel=0.03) and half != full
+
+
+def test_gradients_are_clipped_each_by_itself(source):
+    """DINO's way. Each norm is at most the limit, those below it are as they were, and so are all directions."""
+    as_published = dict(positions="learned", init="normal", heads=4, clip_each=True)
+    plain, clipped = (Trainer(tiny("dino", **as_published, clip_norm=norm), source) for norm in (0.0, 0.02))
+    for trainer in (plain, clipped):
+        trainer.train_step(1)
+    assert plain.objective.student_backbone.pos_embed.grad is not None
+    pairs = [(p.grad, q.grad) for p, q in zip(plain.objective.parameters(), clipped.objective.parameters(), strict=True)
+             if p.grad is not None]
+    norms = [p.norm().item() for p, _ in pairs]
+    assert min(norms) < 0.02 < max(norms)
+    for (p, q), norm in zip(pairs, norms, strict=True):
+        torch.testing.assert_close(q, p * min(1, 0.02 / (norm + 1e-6)), rtol=1e-4, atol=1e-9)
+
+
+def test_backbones_of_some_epochs_are_kept(tmp_path, source):
+    """Every second epoch, in a run that was stopped after the first and in one that was not: the same to the last bit."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    settings = dict(epochs=4, keep_every=2, checkpoint_every=5)    # no checkpoint at the end of epochs 2 and 4 but for that
+    trained(source, whole, **settings)
+    trained(source, broken, stop_at=8, **settings)
+    assert not list(broken.glob("backbone*"))
+    trained(source, broken, resume=True, **settings)
+    kept = [f"backbone-epoch{epoch:04d}.safetensors" for epoch in (2, 4)]
+    assert sorted(path.name for path in whole.glob("backbone*")) == sorted([*kept, "backbone.safetensors"])
+    for name in (*kept, "backbone.safetensors"):
+        assert (whole / name).read_bytes() == (broken / name).read_bytes()
+    assert (whole / kept[1]).read_bytes() == (whole / "backbone.safetensors").read_bytes() != (whole / kept[0]).read_bytes()
+    middle, weights = trained(source, stop_at=12, **settings).objective.backbone, checkpoint.read_export(whole / kept[0])[0]
+    assert same({name: x for name, x in weights.items() if not name.startswith("decoder.")}, dict(middle.state_dict()))
 
 
 def test_gradients_are_clipped(source):

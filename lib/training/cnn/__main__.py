@@ -33,7 +33,7 @@ from lib.training.trainer import Trainer, make_optimizer
 from lib.training.zoo import planned
 
 RESULTS = Path(__file__).parents[3] / "data" / "results" / "zoo"
-OF_A_VIT = ("model", "patch_size", "positions", "init", "layer_scale", "drop_path")        # fields that say nothing of a CNN
+OF_A_VIT = ("model", "heads", "patch_size", "positions", "init", "layer_scale", "drop_path")     # say nothing of a CNN
 
 
 class Classifier(Objective):

@@ -101,7 +101,8 @@ def pack(job: Job, runs: Path, result: dict, folder: Path = zoo.FOLDER) -> None:
     entry = {
         "file": path.name, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data),
         "model": {"name": r.model, "image_size": r.image_size, "patch_size": r.patch_size, "positions": r.positions,
-                  "layer_scale": r.layer_scale or None, "mask_token": "mask_token" in load_file(path)},
+                  "layer_scale": r.layer_scale or None, "mask_token": "mask_token" in load_file(path),
+                  **({"heads": r.heads} if r.heads else {})},
         "recipe": described, "command": command(r), "data": r.data, "seed": r.seed, "commit": result["commit"],
         "device": result["device"], "minutes": result["training"]["minutes"], "first_loss": losses[0], "last_loss": losses[-1],
         "knn": result["trained"]["knn"]["value"], "linear": result["trained"]["linear"]["value"],
@@ -125,6 +126,10 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="how many to train at once")
     parser.add_argument("--runs", type=Path, default=Path("runs/zoo"), help="where the runs are")
     a = parser.parse_args()
+    if not 0 < a.share <= 1 or a.jobs < 1:
+        raise CourseError(f"--share lies above 0 and is at most 1, and --jobs is at least 1; got {a.share} and {a.jobs}")
+    if not a.models and a.sweep is None:
+        raise CourseError("nothing to train: name --models, or --sweep")
     jobs, failed = jobs_of(a), []
 
     def finish(job: Job) -> str:

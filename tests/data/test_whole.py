@@ -1,0 +1,119 @@
+"""Whole photographs, squeezed into squares: crops and centres are those of the photographs before."""
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lib import random
+from lib.data import Loaded, in_memory, open_source
+from lib.data.ahead import batch_of
+from lib.data.centre import Centre
+from lib.data.store import PackedImages
+from lib.data.views import PLAIN, ViewRecipe, Whole, draw, make_view, repeat
+from lib.errors import CourseError
+
+CROP = ViewRecipe(scale=(0.08, 1.0))
+KEYS = random.combine(0, torch.arange(4000))
+
+
+def ramp(width, height):
+    """Red grows to the right, green downwards, from 0 to 255 over the image."""
+    x, y = np.meshgrid((np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height)
+    return Image.fromarray((255 * np.stack([x, y, 0 * x], 2)).round().astype(np.uint8))
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    monkeypatch.setenv("COURSE_DATA", str(tmp_path))
+    for split in ("train", "val"):
+        (tmp_path / "set" / split / "a").mkdir(parents=True)
+        for n, size in enumerate([(120, 80), (80, 120), (90, 90)]):
+            ramp(*size).save(tmp_path / "set" / split / "a" / f"{n}.png")
+    return str(tmp_path / "set")
+
+
+def test_all_of_a_photograph_is_kept_with_its_aspect(photos):
+    whole, centre = open_source(photos, "train", 32, stored=48), open_source(photos, "train", 32)
+    assert whole.size == 48 and whole.aspects.tolist() == pytest.approx([1.5, 2 / 3, 1], abs=1e-4)
+    assert centre.size == 32 and centre.aspects is None
+    first = whole.images(torch.tensor([0]))[0]
+    assert first[0, :, 0].max() < 6 and first[0, :, -1].min() > 249                             # from edge to edge
+    assert centre.images(torch.tensor([0]))[0, 0, :, 0].min() > 30                              # a sixth is cut off
+    assert torch.equal(Loaded(whole, limit=2).aspects, whole.aspects[[0, 1]])
+    assert torch.equal(in_memory(whole).aspects, whole.aspects)
+
+
+def test_an_interrupted_pack_keeps_the_aspects(photos, monkeypatch):
+    """Of a chunk that was read before and of one that is read now."""
+    from lib.data import store
+
+    monkeypatch.setattr(store, "CHUNK", 2)
+    squeezed, left = store.squeezed, [2]
+
+    def killed(image, size):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return squeezed(image, size)
+
+    monkeypatch.setattr(store, "squeezed", killed)
+    with pytest.raises(KeyboardInterrupt):
+        open_source(photos, "train", 32, stored=48)
+    left[0] = 1                                                    # the third image is all that is left
+    again = open_source(photos, "train", 32, stored=48)
+    assert isinstance(again, PackedImages) and again.aspects.tolist() == pytest.approx([1.5, 2 / 3, 1], abs=1e-4)
+
+
+@pytest.mark.parametrize("aspect", [0.5, 1.0, 1.5, 4.0])
+def test_crops_have_the_areas_and_shapes_of_crops_of_the_photograph(aspect):
+    """Against RandomResizedCrop's own rule on the photograph, large enough for rounding to be small."""
+    rows = 4096
+    photo = draw(CROP, KEYS, round(rows / math.sqrt(aspect)), round(rows * math.sqrt(aspect))).boxes.double()
+    squeezed = draw(CROP, KEYS, rows, rows, torch.full((len(KEYS),), aspect)).boxes.double()
+    before = torch.tensor([rows / math.sqrt(aspect), rows * math.sqrt(aspect)] * 2)
+    assert (photo / before - squeezed / rows).abs().max() < 2 / rows * max(aspect, 1 / aspect)
+    height, width = squeezed[:, 2] / math.sqrt(aspect), squeezed[:, 3] * math.sqrt(aspect)
+    assert 0.74 < (width / height).min() and (width / height).max() < 1.35
+
+
+def test_without_an_aspect_nothing_has_changed():
+    boxes = draw(CROP, KEYS, 96, 96).boxes
+    assert torch.equal(draw(CROP, KEYS, 96, 96, torch.ones(len(KEYS))).boxes, boxes)
+
+
+@pytest.mark.parametrize("aspect", [0.02, 0.1, 1.0, 60.0])
+def test_boxes_lie_within_the_image_and_are_not_empty(aspect):
+    top, left, height, width = draw(CROP, KEYS, 16, 16, torch.full((len(KEYS),), aspect)).boxes.unbind(1)
+    assert min(top.min(), left.min()) >= 0 and min(height.min(), width.min()) >= 1
+    assert (top + height).max() <= 16 and (left + width).max() <= 16
+
+
+def test_a_view_of_whole_images(photos):
+    """The largest square of a wide photograph shows its middle two thirds, in the right shape."""
+    source = open_source(photos, "train", 32, stored=96)
+    images = batch_of(source, torch.tensor([0, 1, 2]), torch.device("cpu"))
+    views = make_view(images, ViewRecipe(scale=(2 / 3, 2 / 3), ratio=(1, 1)), 32, KEYS[:3])
+    assert views.shape == (3, 3, 32, 32)
+    steps = [(views[n, c].diff(dim=1 - c).mean() * (0.229, 0.224)[c]).item() * 32 for n, c in ((0, 0), (0, 1), (1, 0), (1, 1))]
+    assert steps == pytest.approx([2 / 3, 1, 1, 2 / 3], abs=0.03)                               # of the range, over the view
+    twice = make_view(repeat(images, 2), PLAIN, 32, KEYS[:6])
+    assert torch.equal(twice[:3], make_view(images, PLAIN, 32, KEYS[:3])) and isinstance(repeat(images, 2), Whole)
+
+
+@pytest.mark.parametrize("crop", [1.0, 0.875])
+def test_the_centre_of_a_squeezed_photograph_is_that_of_the_photograph(photos, crop):
+    whole = Centre(open_source(photos, "val", 28, stored=224), 28, crop)
+    stored = Centre(open_source(photos, "val", round(28 / crop)), 28, crop)
+    for n in range(3):
+        a, b = (source.images(torch.tensor([n])).int() for source in (whole, stored))
+        assert a.shape == (1, 3, 28, 28) and (a - b).abs().max() <= 3
+    assert stored.labels(torch.tensor([0])).tolist() == [0] and len(stored) == 3
+
+
+def test_a_centre_that_cuts_whole_pixels_changes_none(photos):
+    source = open_source(photos, "val", 40)
+    assert torch.equal(Centre(source, 32, 0.8).images(torch.arange(3)), source.images(torch.arange(3))[:, :, 4:36, 4:36])
+    with pytest.raises(CourseError, match=r"above 0 and at most 1, got 1\.2"):
+        Centre(source, 32, 1.2)

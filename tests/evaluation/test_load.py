@@ -1,0 +1,67 @@
+"""Networks of timm by name: what is neither on the disk nor to be had is one line at once, and all else is left to timm."""
+import time
+from types import SimpleNamespace
+
+import pytest
+from huggingface_hub.errors import HfHubHTTPError
+
+from lib.errors import CourseError
+from lib.evaluation import load
+
+NAME = "vit_tiny_patch16_224"
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub of stand-ins: `hub.cached` and `hub.answer` say what it has, `hub.asked` counts, and timm has no pretraining."""
+    state = SimpleNamespace(cached=(), answer=None, asked=[])
+    create = load.timm.create_model
+
+    def ask(address, timeout):
+        state.asked.append((address, timeout))
+        if state.answer:
+            raise state.answer
+
+    monkeypatch.setattr(load, "try_to_load_from_cache", lambda _, file: f"/cache/{file}" if file in state.cached else object())
+    monkeypatch.setattr(load, "get_hf_file_metadata", ask)
+    monkeypatch.setattr(load.timm, "create_model", lambda name, pretrained, num_classes: create(name, num_classes=num_classes))
+    return state
+
+
+def test_without_a_network_it_says_what_to_do(hub):
+    hub.answer = OSError("[Errno -2] Name or service not known")
+    said = rf"timm:{NAME} are not in .*Name or service not known.*where there is a network"
+    with pytest.raises(CourseError, match=said) as error:
+        load.open_subject(f"timm:{NAME}")
+    assert "\n" not in str(error.value) and len(hub.asked) == 1 and hub.asked[0][1] <= 5
+
+
+def test_what_is_on_the_disk_needs_no_network(hub):
+    hub.answer = OSError("no network")
+    for file in ("model.safetensors", "pytorch_model.bin"):
+        hub.cached = (file,)
+        assert load.open_subject(f"timm:{NAME}").size == 224
+    assert hub.asked == []
+
+
+def test_a_server_that_answers_is_left_to_timm(hub):
+    for hub.answer in (None, HfHubHTTPError.__new__(HfHubHTTPError)):
+        assert load.open_subject(f"timm:{NAME}").pooling == "cls"
+    assert len(hub.asked) == 2 and all(f"timm/{NAME}" in address for address, _ in hub.asked)
+
+
+@pytest.mark.parametrize("name", ["vit_best", f"{NAME}.no_such_tag"])
+def test_a_name_that_timm_does_not_know(hub, monkeypatch, name):
+    with pytest.raises(CourseError, match=f"timm cannot make '{name}'"):
+        load.open_subject(f"timm:{name}")
+    assert hub.asked == []
+
+
+def test_the_real_client_gives_up_soon(monkeypatch, tmp_path):
+    """A port that nobody listens to, and an empty cache: the client's own retries would take a minute."""
+    monkeypatch.setattr(load, "hf_hub_url", lambda *_: "http://127.0.0.1:9/model.safetensors")
+    monkeypatch.setattr(load, "try_to_load_from_cache", lambda *_: None)
+    begun = time.monotonic()
+    with pytest.raises(CourseError, match="cannot be reached"):
+        load.open_subject(f"timm:{NAME}")
+    assert time.monotonic() - begun < 20
