@@ -197,6 +197,13 @@ def count_flops(r: Recipe, batch: dict[str, Tensor]) -> int:
     return counter.get_total_flops()
 
 
+def packed_file(r: Recipe, images: int) -> list[str]:
+    """A line about what training on photographs reads; none for shapes, which are drawn."""
+    size, what = (r.stored_size, "whole photographs") if r.stored_size else (r.image_size, "their centres")
+    line = f"            read from a packed file of {3 * size**2 * images / 1e9:,.1f} GB: {what}, squares of {size} pixels"
+    return [] if r.data == "shapes" else [line]
+
+
 def show(r: Recipe, scale: str, given: Assumptions) -> str:
     """The plan as text."""
     p = plan(r, given)
@@ -208,6 +215,7 @@ def show(r: Recipe, scale: str, given: Assumptions) -> str:
     lines = [
         f"plan of {objective_of(r)} at scale {scale}; nothing is started, and ≈ marks an estimate",
         f"data        {p.images:,} images of {r.data}, views of {r.image_size} pixels; {r.model}, patches of {r.patch_size}",
+        *packed_file(r, p.images),
         f"steps       {p.steps:,} of {r.batch_size:,} images, {r.epochs:,} epochs of {p.steps // r.epochs:,}; "
         f"{p.steps * r.batch_size:,} samples seen",
         f"parameters  {p.backbone:,} backbone + {p.heads:,} heads + {p.copies:,} copies without a gradient; "

@@ -113,6 +113,7 @@ def test_dry_run_starts_nothing(capsys):
     assert call(training.train, *command, "--dry-run", "--gpus", "4", "--price", "2.5") == 0
     text = capsys.readouterr().out
     assert text.startswith("plan of mae at scale paper; nothing is started") and "at 2.5 a GPU-hour" in text
+    assert "read from a packed file of 393.6 GB: whole photographs, squares of 320 pixels" in text
     assert "1,281,167 images of imagenet" in text and "on each of 4 GPU(s), 1,024 images each" in text
     assert {path.name for path in Path().iterdir()} == {"sets"}
 
