@@ -149,8 +149,8 @@ print(f"contrastive / masked ≈ {ratios.median():.0f} (median), so both pull eq
 # The right panel says more. The contrastive gradient is the longer one at every step, at first ten times and more, at the
 # end about twice. **A loss's weight is not its pull**: over this run the two halves pull about equally hard somewhere near
 # λ = 0.1, in its last steps near 0.3; at λ = 0.5 the contrastive one is ahead throughout. So λ = 0.2 is not "a fifth of
-# contrast". Do not make a law of these numbers: temperature, batch and what is masked change the norms, and a norm
-# counts noise too.
+# contrast". Do not make a law of these numbers: temperature, batch and what is masked change the norms, and a norm counts
+# noise too.
 #
 # ## 3. Do they beat either?
 #
@@ -169,9 +169,9 @@ for name in family:
     print(f"{NAMES[name]:<8} {steps:>5,} steps of {trained['batch_size']} images")
 
 # %% [markdown]
-# Four yardsticks of chapter 04: a linear probe of the shape on CLS, the same on the mean of the patches, fine-tuning on
-# 500 labels, and R² of the object's place from left to right. (The probes are chapter 08's, before the last norm: a point
-# or less from chapter 04's. The last two yardsticks read CLS for MoCo v3 and the mean for the others, as their recipes do.)
+# Four yardsticks of chapter 04: a linear probe of the shape on CLS, the same on the mean of the patches, fine-tuning on 500
+# labels, and R² of the object's place from left to right. (The probes are chapter 08's, before the last norm: a point or
+# less from chapter 04's. The last two yardsticks read CLS for MoCo v3 and the mean for the others, as their recipes do.)
 #
 # **Predict, then run.** On which of the four will the hybrid be first? On which last?
 
@@ -216,14 +216,14 @@ plots.show(figure, alt="Four yardsticks: by CLS the hybrid is level with MoCo v3
 #
 # ## 4. The sweep
 #
-# Fine-tuned, λ = 0.2 was the best of Park et al.'s values. Is it here? For each of four λ a network was trained with one
+# Fine-tuned, λ = 0.2 was the best of Park et al.'s values. Is it here? For each of six λ a network was trained with one
 # recipe, on the same images, as often and in the same order. A sweep is of many networks, and on the CPU that made it each
 # had 250 steps, a quarter of the hybrid's above. Take it as **a look at very short trainings**. All are read by the mean of
 # the patches, λ = 1 too, which is not MoCo v3's best side (section 3); fine-tuning is on 500 labels. The networks are too
 # many to ship; their measurements did.
 
 # %%
-names = {0.0: "hybrid-0", 0.2: "hybrid-0.2", 0.4: "hybrid-0.4", 1.0: "hybrid-1"}
+names = {weight: f"hybrid-{weight:g}" for weight in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)}
 sweep = {weight: written("shapes", name) for weight, name in names.items()}
 control = written("shapes", "hybrid-0", "untrained")
 
@@ -245,17 +245,19 @@ plots.show(figure, alt="Published scores against λ jump between 0 and 0.2. Ours
 # %% [markdown]
 # Above, the paper's. By linear probe every λ from 0.2 to 0.6 is above both ends, the best by a hair 0.4; fine-tuned, 0.2 is
 # the best. Mind the scale on the right: from best to worst it is one point, without intervals. Below, ours, and on the left
-# it looks alike: a jump from λ = 0 to 0.2, and then a plateau. But look where the dashed line is. After 250 steps SimMIM is
-# *worse than random weights* by both yardsticks (after 1,250 it is far above, section 3), so the jump says that the masked
-# half has not begun to pay, not that it has nothing to give. (The paper's left end may be young too: 18 % there, 57 % for
-# the SimMIM of its Figure 1.)
+# it looks alike: a jump from λ = 0 to 0.2, and then a plateau, highest at 0.8 by less than the band is wide. But look where
+# the dashed line is. After 250 steps SimMIM is *worse than random weights* by both yardsticks (after 1,250 it is far above,
+# section 3), so the jump says that the masked half has not begun to pay, not that it has nothing to give. (The paper's left
+# end may be young too: 18 % there, 57 % for the SimMIM of its Figure 1.)
 #
-# Fine-tuned, on the right, a mixture is first here too: λ = 0.4, ten points above λ = 1. The interval, over images, is
-# narrow; but λ = 0.2 shows none of it and is no better than random weights, and each point is one training and one tuning.
-# Before you believe the hump, ask for a second seed.
+# Fine-tuned, on the right, mixtures are first here too: λ = 0.4 is ten points above λ = 1, 0.6 and 0.8 are six. Three
+# neighbours say more than one point would, and the intervals, over images, are narrow. But λ = 0.2 is below λ = 1 and no
+# better than random weights, and each point is one training and one tuning, all from one seed. Before you believe the hump,
+# ask for a second seed.
 #
-# So **this sweep cannot name the best λ**. That is a question about trained networks, and one for a GPU: `python -m
-# lib.training.zoo --world shapes --models --sweep` trains seven values, the paper's five among them.
+# So **this sweep cannot name the best λ**; its two yardsticks do not even agree on one. That is a question about trained
+# networks, and one for a GPU: `python -m lib.training.zoo --world shapes --models --sweep` trains seven values, the paper's
+# five among them.
 #
 # ## 5. Whom does it take after?
 #
@@ -352,10 +354,11 @@ slide({f"{weight:g}": picture(weight, sweep, networks, ends) for weight in sweep
       alt="Scores against λ with λ = 0.2 marked, and NMI and high frequencies by depth of that network and of the sweep's ends.")
 
 # %% [markdown]
-# At 0.2 already. Only at λ = 0 does the NMI keep its height to the last block; every other λ of the sweep falls to
-# nothing like the contrastive end. The frequencies follow λ more gently: at 0.2 the last block lies about half-way. So in
-# these short trainings *how much* contrast is in the loss shows in the frequencies, and the late NMI is gone at the
-# smallest dose tried. Whether it goes at once or by degrees between 0 and 0.2, no network here can say.
+# At 0.2 already. Only at λ = 0 does the NMI keep its height to the last block; every other λ of the sweep falls to nothing
+# like the contrastive end. The frequencies follow λ more gently: at 0.2 the last block lies a little beyond half-way, and
+# from 0.4 to 0.8 it hardly moves. So in these short trainings *how much* contrast is in the loss shows in the frequencies,
+# and the late NMI is gone at the smallest dose tried. Whether it goes at once or by degrees between 0 and 0.2, no network
+# here can say.
 #
 # ## 7. What held here
 #
@@ -496,8 +499,8 @@ chapter11.check_balance(balance);
 # "Together they beat either" means: some λ is above *both* parents on *both* yardsticks. Write `beats_both(scores)` for
 # scores (K, 2), a row for each λ; the first row is the one parent, the last the other → (K,) bool.
 #
-# *Hint:* the better parent may be another one for each yardstick. Then try it on the paper's
-# numbers of section 4: `beats_both(torch.tensor(list(published.values())))`.
+# *Hint:* the better parent may be another one for each yardstick. Then try it on the paper's numbers of section 4:
+# `beats_both(torch.tensor(list(published.values())))`.
 #
 # <details><summary>Solution</summary>
 #
@@ -527,13 +530,13 @@ chapter11.check_beats_both(beats_both);
 # - A cosine of gradients near 0 means little where a loss's gradient is nearly at right angles to itself on other images.
 # - Here the hybrid is level with MoCo v3 on CLS, ahead of both parents on the mean of the patches, and second in
 #   fine-tuning and in the object's place: never last. Which vector is read decides who wins.
-# - By frequencies it turns from SimMIM to MoCo v3 between blocks 4 and 12, but without the early rise that the paper
-#   shows; in its last block the query matters almost as little as in MoCo v3's.
+# - By frequencies it turns from SimMIM to MoCo v3 between blocks 4 and 12, but without the early rise that the paper shows;
+#   in its last block the query matters almost as little as in MoCo v3's.
 # - A sweep over networks that have hardly begun to learn shows how fast losses start, not which mixture is best.
 #
-# **Limits.** One seed of each, small networks, a procedural world; the sweep has 250 steps a network. The parents'
-# recipes differ from the hybrid's in decay, clipping or steps. Intervals are over images, not over trainings, and take
-# the two networks of a difference as independent, which errs towards *inconclusive*.
+# **Limits.** One seed of each, small networks, a procedural world; the sweep has 250 steps a network. The parents' recipes
+# differ from the hybrid's in decay, clipping or steps. Intervals are over images, not over trainings, and take the two
+# networks of a difference as independent, which errs towards *inconclusive*.
 #
 # **References.** Park et al. 2023, *What Do Self-Supervised Vision Transformers Learn?*, section 5 and Figure 12. Chen, Xie
 # and He 2021, *An Empirical Study of Training Self-Supervised Vision Transformers* (MoCo v3). Xie et al. 2022, *SimMIM*.

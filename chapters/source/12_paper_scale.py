@@ -84,7 +84,7 @@ from lib.data import Loaded, Shapes
 from lib.evaluation.features import extract
 from lib.evaluation.neighbors import knn_accuracy
 
-bank, queries = (Loaded(Shapes(split, 64, n, difficulty="mild")) for split, n in (("train", 500), ("val", 250)))
+bank, queries = (Loaded(Shapes(split, 64, n, difficulty="mild")) for split, n in (("train", 300), ("val", 150)))
 knn = {h: knn_accuracy(*extract(v, bank, "mean"), *extract(v, queries, "mean")) for h, v in networks.items()}
 print({f"{heads} heads": f"≈ {share:.0%}" for heads, share in knn.items()})
 
@@ -464,7 +464,8 @@ print(f"MoCo v3: {planned.steps:,} steps; ≈ {planned.flops / 1e9:.1f} GFLOP an
 # %%
 print(f"{planned.trained:,} weights learn, {planned.copies:,} follow as a momentum encoder; {planned.local} images a GPU")
 for use, size in planned.memory.items():
-    print(f"{use:10} ≈ {size / 1e9:.2f} GB")
+    if size:
+        print(f"{use:10} ≈ {size / 1e9:.2f} GB")
 
 # %% [markdown]
 # Not the weights: what autograd keeps of the forward pass for the *backward* pass takes nearly all of it, and that grows
