@@ -1,5 +1,6 @@
 """A JupyterLab from outside: ask its server, and run cells of the notebook that is open."""
 import json
+import re
 import time
 import urllib.request
 
@@ -8,6 +9,20 @@ def ask(url: str, method: str = "GET"):
     request = urllib.request.Request(url, method=method, headers={"Authorization": "token trial"})
     with urllib.request.urlopen(request, timeout=60) as answer:
         return json.loads(answer.read() or "null")
+
+
+def begin(page, cells=1):
+    """Run the first cells of a notebook that has just been opened. One that is drawn anew may lose the focus, and the keys."""
+    started = page.locator(".jp-CodeCell .jp-InputPrompt").first.filter(has_text=re.compile(r"[*\d]"))
+    for _ in range(10):
+        page.locator(".jp-CodeCell .cm-content").first.click()
+        for _ in range(cells):
+            page.keyboard.press("Shift+Enter")
+        for _ in range(60):
+            if started.count():
+                return
+            page.wait_for_timeout(50)
+    raise AssertionError("no cell has started")
 
 
 def run_cell(page, n, prints=None):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from jupyter_lab import run_cell
+from jupyter_lab import begin, run_cell
 
 CHAPTERS = Path(__file__).parents[2] / "chapters"
 
@@ -48,14 +48,7 @@ def open_widget(open_lab, screenshots):
     def open_chapter(number, widget, node):
         cells = cells_for(number, widget)
         page = open_lab([*cells, "it = Out[max(Out)] if Out else None", "print('says', repr(eval(input())))"])
-        started = page.locator(".jp-CodeCell .jp-InputPrompt").first.filter(has_text=re.compile(r"[*\d]"))
-        for _ in range(3):                                     # a notebook that is drawn anew may lose the focus, and the keys
-            page.locator(".jp-CodeCell .cm-content").first.click()
-            for _ in range(len(cells) + 1):
-                page.keyboard.press("Shift+Enter")
-            page.wait_for_timeout(3_000)
-            if started.count():
-                break
+        begin(page, len(cells) + 1)
         page.wait_for_selector(node, timeout=300_000)
         page.locator(node).first.scroll_into_view_if_needed()
 

@@ -6,7 +6,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from jupyter_lab import run_cell
+from jupyter_lab import begin, run_cell
 from PIL import Image
 
 from lib.analysis.rollout import token_cosines
@@ -330,7 +330,7 @@ CELLS = [
 
 def test_in_jupyterlab_python_and_the_page_see_each_other(open_lab, screenshots):
     page = open_lab(CELLS)
-    page.keyboard.press("Shift+Enter")
+    begin(page)
     page.wait_for_selector(".explorer[data-ready=yes]", timeout=120_000)
     assert query(page) == 36
     assert min(page.evaluate(CONTRAST, [TEXTS, "color"])) >= 4.5
@@ -367,7 +367,7 @@ OWN = [
 
 def test_in_jupyterlabs_dark_theme_the_models_look_at_an_image_of_ones_own(open_lab, tmp_path, screenshots):
     page = open_lab(OWN, theme="JupyterLab Dark")
-    page.keyboard.press("Shift+Enter")
+    begin(page)
     page.wait_for_selector(".explorer[data-ready=yes]", timeout=120_000)
     assert page.locator("body").get_attribute("data-jp-theme-light") == "false"
     (tmp_path / "notes.png").write_text("no image")

@@ -1,6 +1,6 @@
 """The heat maps as a person uses them, in a real browser."""
 import torch
-from jupyter_lab import run_cell
+from jupyter_lab import begin, run_cell
 
 from lib.viz.heatmap import HeatMaps
 
@@ -36,7 +36,7 @@ CELLS = ["import torch\nfrom lib.viz.heatmap import HeatMaps\n"
 
 def test_in_jupyterlab_python_and_the_page_see_each_other(open_lab):
     page = open_lab(CELLS)
-    page.keyboard.press("Shift+Enter")
+    begin(page)
     page.wait_for_selector(".heatmaps[data-ready=yes]", timeout=120_000)
     page.locator(".heatmaps-map").focus()
     page.keyboard.press("ArrowUp"), page.keyboard.press("ArrowRight"), page.keyboard.press("ArrowRight")

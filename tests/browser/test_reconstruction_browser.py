@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from jupyter_lab import run_cell
+from jupyter_lab import begin, run_cell
 from PIL import Image
 
 CELLS = [
@@ -43,7 +43,7 @@ def answered(page, count):
 
 def test_draw_a_mask_and_the_network_fills_it_in(open_lab, screenshots):
     page = open_lab(CELLS)
-    page.keyboard.press("Shift+Enter")
+    begin(page)
     page.wait_for_selector(".reconstruction[data-ready=yes]", timeout=120_000)
     assert report(page).startswith("Nothing is masked") and patches_that_differ(pixels(page, 2), pixels(page, 0)) == []
 

@@ -1,6 +1,6 @@
 """Frames and monitor as a person uses them, in a real browser: from a file, and both in one JupyterLab."""
 import torch
-from jupyter_lab import run_cell
+from jupyter_lab import begin, run_cell
 from PIL import Image
 
 from lib.viz.frames import Frames
@@ -59,7 +59,7 @@ monitor""",
 
 def test_in_jupyterlab_a_run_is_watched_and_stopped(open_lab, screenshots):
     page = open_lab(CELLS)
-    page.keyboard.press("Shift+Enter")
+    begin(page)
     page.wait_for_selector(".monitor[data-state=running]", timeout=180_000)
     page.wait_for_selector(".monitor-stage svg >> nth=1", timeout=60_000)       # a curve of the loss and one of k-NN
     run_cell(page, 1, "kernel answers: running after some steps: True")
