@@ -1,7 +1,8 @@
 """Images: where they come from and how they are turned into views.
 
 A *source* of images has a length, a `size` in pixels, `classes`, and hands out `images(indices)`, uint8 (B, 3, S, S), and
-`labels(indices)`, int64 (B,). `Shapes` draws them, `PackedImages` reads them from disk, `Loaded` holds them in memory.
+`labels(indices)`, int64 (B,). `Shapes` draws them, `PackedImages` reads them from disk, `Loaded` holds them in memory. Where
+whole photographs were squeezed into squares, `aspects` (N,) are their widths / heights; elsewhere it is None or not there.
 """
 import torch
 from torch import Tensor
