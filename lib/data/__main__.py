@@ -46,9 +46,9 @@ def fetch(name: str, root: Path) -> None:
 
 
 def pack(name: str, size: int, root: Path, whole: bool) -> None:
-    """Decode both splits of a set into packed files, or check those that are there. whole: the training images squeezed."""
-    for split in SPLITS:
-        source = open_images(name, split, size, root, verify=True, whole=whole and split == "train")
+    """Decode both splits of a set into packed files, or check those that are there. whole: the training images, squeezed."""
+    for split in ("train",) if whole else SPLITS:
+        source = open_images(name, split, size, root, verify=True, whole=whole)
         print(f"{source.path}: {len(source):,} images of {size} px, {source.path.stat().st_size / 1e6:,.0f} MB")
 
 

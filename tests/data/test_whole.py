@@ -8,6 +8,7 @@ from PIL import Image
 
 from lib import random
 from lib.data import Loaded, in_memory, open_source
+from lib.data.__main__ import main
 from lib.data.ahead import batch_of
 from lib.data.centre import Centre
 from lib.data.store import PackedImages
@@ -43,6 +44,15 @@ def test_all_of_a_photograph_is_kept_with_its_aspect(photos):
     assert centre.images(torch.tensor([0]))[0, 0, :, 0].min() > 30                              # a sixth is cut off
     assert torch.equal(Loaded(whole, limit=2).aspects, whole.aspects[[0, 1]])
     assert torch.equal(in_memory(whole).aspects, whole.aspects)
+
+
+def test_the_command_packs_what_training_opens(photos, tmp_path, capsys):
+    main(["pack", photos, "--size", "48", "--whole"])
+    packed = list((tmp_path / "packed").glob("*.images"))
+    assert len(packed) == 1 and packed[0].name.endswith("-train-48-whole.images")
+    assert "3 images of 48 px" in capsys.readouterr().out
+    before = packed[0].stat().st_mtime_ns
+    assert open_source(photos, "train", 32, stored=48).path == packed[0] and packed[0].stat().st_mtime_ns == before
 
 
 def test_an_interrupted_pack_keeps_the_aspects(photos, monkeypatch):
