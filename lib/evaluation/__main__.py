@@ -115,7 +115,7 @@ def dense(a, subject: Subject, backbone) -> dict:
 
 
 def classifier(a, subject: Subject, backbone) -> tuple[LinearClassifier, Loaded]:
-    train = Loaded(open_source(a.data, "train", subject.size, limit=a.images, difficulty=a.difficulty))
+    train = in_memory(open_source(a.data, "train", subject.size, limit=a.images, difficulty=a.difficulty))
     return LinearClassifier(backbone, train, a.pooling, a.depth), train
 
 
