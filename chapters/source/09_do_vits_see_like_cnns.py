@@ -538,8 +538,8 @@ for first, second in (("all images", "another seed"), ("all images", "a tenth"),
 # The other seed's weights were the start of the tenth as well, so that the first two lines differ in the images alone. They
 # are as good as equal: **no effect of data shows**, and without the first line you might have read one out of the second.
 # Likeness falls with depth, as in the paper, with *all* the data too. The third line compares two networks that began with
-# the same weights: they are more alike than two that did not, though one saw a tenth of the other's images. This once, the start
-# set networks apart more than the data did.
+# the same weights: they are more alike than two that did not, though one saw a tenth of the other's images. This once,
+# the start set networks apart more than the data did.
 #
 # ## 10. Which objective is most like the CNN?
 #
