@@ -2,6 +2,7 @@
 import argparse
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import fields
@@ -30,6 +31,18 @@ def add_fields(parser: argparse.ArgumentParser, defaults) -> None:
         else:
             parser.add_argument(flag, type=f.type, choices=f.metadata.get("choices") or None,
                                 metavar=None if f.metadata.get("choices") else f.type.__name__.upper(), **settings)
+
+
+def end_on_sigterm(what: str) -> None:
+    """From now on SIGTERM writes one line and ends with 75: not done, worth starting again, as a cluster does.
+
+    At once, for an exception may come where a thread holds a lock. Whoever calls this writes files whole or not at all.
+    """
+    def end(*_) -> None:
+        os.write(2, f"\n{what}\n".encode())
+        os._exit(os.EX_TEMPFAIL)
+
+    signal.signal(signal.SIGTERM, end)
 
 
 def main(program: Callable[[], None]) -> None:

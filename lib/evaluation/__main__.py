@@ -2,8 +2,16 @@
 
 A network is a run's folder, a checkpoint that ships ("shapes/mocov3"), an official one ("official:mocov3-vitb16") or "timm:"
 and a name. It is measured beside an untrained one of its kind, the negative control. Several processes share the images of
-`frozen`, `depths` and `finetune`: `torchrun --nproc-per-node 8 -m lib.evaluation finetune runs/x --recipe mae`.
+`frozen`, `depths` and `finetune`: `torchrun --nproc-per-node 8 -m lib.evaluation finetune runs/x --recipe mae`. On a cluster:
+lib/training/slurm.sh.
+
+Exit codes: 0 done; 2 something given was wrong; 75 stopped by SIGTERM: the same command begins again, with --keep after the
+last epoch that was finished.
 """
+from lib import cli
+
+if __name__ == "__main__":                                         # now, since the imports below take seconds
+    cli.end_on_sigterm("stopped; the same command begins again, with --keep after the last epoch that was finished")
 import argparse
 import contextlib
 import json
@@ -14,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from lib import cli, distributed
+from lib import distributed
 from lib.data import Loaded, in_memory, open_source
 from lib.data.centre import Centre
 from lib.data.pairs import PairFolder
@@ -78,10 +86,16 @@ def to_train_on(a, subject: Subject):
     return in_memory(open_source(a.data, "train", subject.size, limit=a.images, difficulty=a.difficulty, stored=a.stored_size))
 
 
+def state_file(a, subject: Subject, backbone, start: str = "") -> Path | None:
+    """Where --keep keeps the state of a network's training."""
+    return Path(a.keep) / f"{start}{'trained' if backbone is subject.backbone else 'untrained'}.pt" if a.keep else None
+
+
 def frozen(a, subject: Subject, backbone) -> dict:
     if a.protocol:
         train, val = to_train_on(a, subject), in_memory(to_look_at(a, subject, "val"))
-        predicted = published_probe(backbone, train, val, a.protocol, a.pooling, a.depth)
+        predicted = published_probe(backbone, train, val, a.protocol, a.pooling, a.depth,
+                                    keep=state_file(a, subject, backbone, "linear-"))
         return {"linear": share(predicted == val.labels(torch.arange(len(val))))}
     limits = {"train": a.images, "val": None}
     if a.data == "shapes":
@@ -93,8 +107,8 @@ def finetune(a, subject: Subject, backbone) -> dict:
     r = replace(tuning.RECIPES[a.recipe], **{k: v for k in ("epochs", "batch_size", "learning_rate", "warmup_epochs")
                                              if (v := getattr(a, k)) is not None})
     train, val = to_train_on(a, subject), in_memory(to_look_at(a, subject, "val"))
-    keep = Path(a.keep) / f"{'trained' if backbone is subject.backbone else 'untrained'}.pt" if a.keep else None
-    tuned = tuning.finetune(backbone, train, val, r, a.pooling, a.seed, a.device, progress=True, keep=keep)
+    tuned = tuning.finetune(backbone, train, val, r, a.pooling, a.seed, a.device, progress=True,
+                            keep=state_file(a, subject, backbone))
     return {"finetuned": share(tuned.predictions == val.labels(torch.arange(len(val)))), "history": tuned.history}
 
 
@@ -114,13 +128,13 @@ def dense(a, subject: Subject, backbone) -> dict:
     return dense_probe(backbone, train, val, OBJECT_MASKS, a.depth)
 
 
-def classifier(a, subject: Subject, backbone) -> tuple[LinearClassifier, Loaded]:
+def classifier(a, subject: Subject, backbone) -> LinearClassifier:
     train = in_memory(open_source(a.data, "train", subject.size, limit=a.images, difficulty=a.difficulty))
-    return LinearClassifier(backbone, train, a.pooling, a.depth), train
+    return LinearClassifier(backbone, train, a.pooling, a.depth)
 
 
 def noise(a, subject: Subject, backbone) -> dict:
-    probe, _ = classifier(a, subject, backbone)
+    probe = classifier(a, subject, backbone)
     val = Loaded(open_source(a.data, "val", subject.size, limit=a.val_images, difficulty=a.difficulty))
     strength = STRENGTHS[a.mode]
     found = noise_robustness(probe.predict, val, mode=a.mode, strength=strength, seed=a.seed, device=pick_device(a.device))
@@ -135,7 +149,7 @@ def shape_bias(a, subject: Subject, backbone) -> dict:
         raise CourseError("--stimuli needs --categories, the JSON file that maps ImageNet's classes to Geirhos' 16 categories")
     if a.data == "shapes":
         raise CourseError("--stimuli are of ImageNet's classes, which shapes has not; give --data imagenet, or a part of it")
-    probe, _ = classifier(a, subject, backbone)
+    probe = classifier(a, subject, backbone)
     folders = open_source(a.data, "train", subject.size).folders
     return cue_conflict(probe.probabilities, a.stimuli, folders, read_categories(a.categories), subject.size,
                         device=pick_device(a.device))
@@ -187,7 +201,9 @@ def parser_of(name: str) -> argparse.ArgumentParser:
         parser.add_argument("--batch-size", type=int, help="instead of the recipe's")
         parser.add_argument("--learning-rate", type=float, help="instead of the recipe's")
         parser.add_argument("--warmup-epochs", type=float, help="instead of the recipe's")
-        parser.add_argument("--keep", help="a folder for the state after each epoch; the same command goes on from it")
+    if name in ("frozen", "finetune"):
+        parser.add_argument("--keep", help="a folder for the state after each epoch; the same command goes on from it"
+                            + (". Of --protocol mocov3 and mae" if name == "frozen" else ""))
     if name == "dense":
         parser.add_argument("--pairs", help="a folder of images/ and masks/; the objects of shapes if left out")
     if name in ("noise", "shape-bias"):
@@ -233,6 +249,8 @@ def evaluate(name: str, arguments: list[str]) -> None:
     for flag in ("data", "pairs", "keep"):
         if getattr(a, flag, None) == "":
             raise CourseError(f"an empty name was given for --{flag}")
+    if name == "frozen" and a.keep and not a.protocol:
+        raise CourseError("--keep is for --protocol mocov3 and mae; k-NN and the course's own probe do not train for long")
     if name == "dense":
         if a.pairs and a.images is not None:
             raise CourseError("--images is of the objects of shapes; with --pairs all images of the folder are used")

@@ -43,6 +43,7 @@ HEAD_STD = 2e-5                                                    # of the head
 LOG_EVERY = 10                                                     # steps from one wait for the device to the next
 EMBEDDING = ("cls_token", "reg_token", "mask_token", "pos_embed", "patch_embed", "norm_pre", "bias_table", "rel_pos_bias")
 NEVER_DECAYED = ("cls_token", "reg_token", "pos_embed")
+STATE = {"step", "network", "optimizer", "history", "pending", "since", "random"}                # what is kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +220,7 @@ def _train(network: nn.Module, train, r: FineTuneRecipe, seed: int, device: torc
     reading = Ahead(train, indices_of, steps, device)
     about = {"recipe": asdict(r), "seed": seed, "images": f"{len(train)} of {train.name}/{train.split}"}
     about |= {"network": kept.fingerprint(network), "content": kept.fingerprint_of_images(train)} if keep else {}
-    if keep and (state := kept.kept(keep, about)):
+    if keep and (state := kept.kept(keep, about, STATE)):
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         history, pending, since, begun = state["history"], state["pending"].to(device), state["since"], state["step"]
@@ -259,9 +260,9 @@ def _train(network: nn.Module, train, r: FineTuneRecipe, seed: int, device: torc
                                   "try a lower learning_rate, and make sure that the backbone's weights are finite")
             pending, since = torch.zeros((), device=device), step + 1
         if keep and place == per_epoch - 1:
-            kept.keep(keep, {"about": about, "step": step + 1, "since": since, "pending": pending, "history": history,
-                             "network": network.state_dict(), "optimizer": optimizer.state_dict(),
-                             "random": kept.random_state(device)})
+            kept.keep(keep, about, {"step": step + 1, "since": since, "pending": pending, "history": history,
+                                    "network": network.state_dict(), "optimizer": optimizer.state_dict(),
+                                    "random": kept.random_state(device)})
     network.eval()
     return history
 

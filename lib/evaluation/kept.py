@@ -1,4 +1,7 @@
-"""Fine-tuning that was killed goes on: its state after an epoch, in one file, written whole and read without running code."""
+"""Fine-tuning, and the training of linear heads, that was killed goes on.
+
+Its state after an epoch is one file, written whole and read without running code.
+"""
 import zlib
 from pathlib import Path
 
@@ -8,8 +11,6 @@ from torch import nn
 from lib import distributed
 from lib.errors import CourseError
 from lib.training.checkpoint import read_checked, write_atomically
-
-KEYS = {"about", "step", "network", "optimizer", "history", "pending", "since", "random"}
 
 
 def fingerprint(network: nn.Module) -> int:
@@ -38,11 +39,11 @@ def set_random_state(state: list[torch.Tensor], device: torch.device) -> None:
         torch.cuda.set_rng_state(state[1], device)
 
 
-def keep(path: Path, state: dict) -> None:
-    """Write the state, from the first process. Raises CourseError if the file cannot be written."""
+def keep(path: Path, about: dict, state: dict) -> None:
+    """Write the state, and of what it is, from the first process. Raises CourseError if the file cannot be written."""
     def write(temporary: Path) -> None:
         try:
-            torch.save(state, temporary)
+            torch.save({"about": about} | state, temporary)
         except RuntimeError:                                       # PyTorch's word for it
             raise OSError("not all of it could be written; is the disk full?") from None
 
@@ -54,17 +55,21 @@ def keep(path: Path, state: dict) -> None:
         write_atomically(path, write)
 
 
-def kept(path: Path, about: dict) -> dict | None:
-    """The state in a file, or None where there is none. Raises CourseError if it is damaged, or of another fine-tuning."""
+def kept(path: Path, about: dict, keys: set[str]) -> dict | None:
+    """The state in a file, with these keys, or None where there is none. Raises CourseError if it is damaged, or of another
+    call."""
+    if distributed.rank() == 0:
+        for left in path.parent.glob(f".{path.name}.*"):           # by a process that was killed while it wrote
+            left.unlink(missing_ok=True)
     if not path.exists():
         return None
     try:
         state = read_checked(path)
-        if not isinstance(state, dict) or set(state) != KEYS or not isinstance(state["about"], dict):
+        if not isinstance(state, dict) or set(state) != keys | {"about"} or not isinstance(state["about"], dict):
             raise ValueError("another program wrote this")
     except Exception as error:                                     # a damaged file makes torch.load raise nearly anything
         raise CourseError(f"{path} cannot be read ({type(error).__name__}): delete it to begin anew") from None
     differ = [name for name in about if state["about"].get(name) != about[name]]
     if differ:
-        raise CourseError(f"{path} is of another fine-tuning (other {', '.join(differ)}): delete it, or keep states elsewhere")
+        raise CourseError(f"{path} is of another call (other {', '.join(differ)}): delete it, or keep states elsewhere")
     return state

@@ -5,7 +5,8 @@ theirs by SGD, each in its own way; `published_probe` repeats those by name, so 
 """
 import itertools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from lib import distributed, random
 from lib.data.ahead import batch_of
 from lib.data.views import ViewRecipe, denormalize, make_view
 from lib.errors import CourseError
+from lib.evaluation import kept
 from lib.evaluation.features import extract, frozen, pooled, standardize
 
 WEIGHT_DECAYS = tuple(10.0**k for k in range(-6, 1))
@@ -182,18 +184,23 @@ class Heads(nn.Module):
         return self.norm(features) @ self.weights + self.biases
 
 
-def train_heads(features_of, labels: Tensor, images: Tensor, p: Protocol, dim: int, seed: int) -> Heads:
+def train_heads(features_of, labels: Tensor, images: Tensor, p: Protocol, dim: int, seed: int, keep: Path | None = None,
+                about: dict | None = None) -> Heads:
     """A head for each learning rate and weight decay of the protocol, in eval mode.
 
     images (n,): numbers of those to train on; features_of(epoch, images) -> (B, D); labels of all images, on the device of
-    the features. What does not fill a batch is left out of an epoch, other images each time.
+    the features. What does not fill a batch is left out of an epoch, other images each time. keep: a file for the state
+    after each epoch; about: what must be the same for it to be gone on from.
     """
     grid = torch.tensor(list(itertools.product(p.learning_rates, p.weight_decays)), device=labels.device)
     peak, decay = grid[:, :, None, None].unbind(1)                                 # (K, 1, 1) each
     heads = Heads(len(grid), dim, int(labels.max()) + 1, p.batch_norm, seed).to(labels.device)
     velocities = torch.zeros_like(heads.weights), torch.zeros_like(heads.biases)
-    steps = len(images) // p.batch_size
-    for epoch in range(p.epochs):
+    steps, begun = len(images) // p.batch_size, 0
+    if keep and (state := kept.kept(keep, about, {"epoch", "heads", "velocities"})):
+        heads.load_state_dict(state["heads"])
+        velocities, begun = tuple(v.to(labels.device) for v in state["velocities"]), state["epoch"]
+    for epoch in range(begun, p.epochs):
         order = images[random.permutation(random.combine("linear order", seed, epoch), len(images))]
         for step, chosen in enumerate(order.split(p.batch_size)[:steps]):
             logits, truth = heads(features_of(epoch, chosen)), labels[chosen.to(labels.device)]  # (K, B, C), (B,)
@@ -203,6 +210,8 @@ def train_heads(features_of, labels: Tensor, images: Tensor, p: Protocol, dim: i
             with torch.no_grad():
                 update(heads.weights, velocities[0], gradients[0], rate, decay, p.momentum, p.trust)
                 update(heads.biases, velocities[1], gradients[1], rate, 0.0, p.momentum)
+        if keep:
+            kept.keep(keep, about, {"epoch": epoch + 1, "heads": heads.state_dict(), "velocities": list(velocities)})
     return heads.eval().requires_grad_(False)
 
 
@@ -234,14 +243,19 @@ def probe_features(features: Tensor, labels: Tensor, queries: Tensor, protocol: 
 
 def published_probe(backbone: VisionTransformer, train, val, protocol: str, pooling: str = "cls", depth: int | None = None,
                     epochs: int | None = None, seed: int = 0, batch_size: int | None = None,
-                    mean: tuple[float, ...] | None = None, std: tuple[float, ...] | None = None) -> Tensor:
+                    mean: tuple[float, ...] | None = None, std: tuple[float, ...] | None = None,
+                    keep: str | Path | None = None) -> Tensor:
     """Train a linear head on a source as a paper did; -> predicted classes of the images of `val` (Q,), on the CPU.
 
     protocol: a name in PROTOCOLS. "park" is known at second hand only: where its numbers are shown, say so. "mocov3" and
     "mae" run the frozen backbone on new views in every epoch, the others once. depth, pooling, mean and std as in
-    `lib.evaluation.features.extract_depths`, where many depths at once go through `probe_features`. Raises CourseError.
+    `lib.evaluation.features.extract_depths`, where many depths at once go through `probe_features`. keep: a file for the state
+    after each epoch of "mocov3" and "mae"; where it is there already, the same call goes on from it, to the same bits. Raises
+    CourseError, also if the file is of another call.
     """
     p, device = adapted(protocol, len(train), epochs, batch_size), next(backbone.parameters()).device
+    if keep and not p.augment:
+        raise CourseError(f"the protocol {protocol} runs the backbone once and trains in minutes: it keeps no state")
     queries = extract(backbone, val, pooling, depth=depth, mean=mean, std=std)[0].to(device)
     if not p.augment:
         features, labels = (x.to(device) for x in extract(backbone, train, pooling, depth=depth, mean=mean, std=std))
@@ -258,5 +272,9 @@ def published_probe(backbone: VisionTransformer, train, val, protocol: str, pool
         return distributed.gather_shares(torch.cat(parts), len(images))
 
     labels = train.labels(torch.arange(len(train))).to(device)
-    heads = train_heads(features_of, labels, torch.arange(len(train)), p, queries.shape[1], seed)
+    about = {"protocol": asdict(p), "seed": seed, "images": f"{len(train)} of {train.name}/{train.split}", "pooling": pooling,
+             "depth": depth, "scale": [list(x or ()) for x in (mean, std)], "network": kept.fingerprint(backbone),
+             "content": kept.fingerprint_of_images(train)} if keep else {}
+    heads = train_heads(features_of, labels, torch.arange(len(train)), p, queries.shape[1], seed,
+                        None if keep is None else Path(keep), about)
     return heads(queries)[0].argmax(1).cpu()

@@ -6,31 +6,20 @@ On a cluster: slurm.sh beside this file. What a run would take, without starting
 Exit codes: 0 done; 2 something given was wrong; 75 stopped by SIGTERM or Ctrl-C with a checkpoint, to go on with --resume, or
 by SIGTERM before the training began.
 """
+from lib import cli
+
+if __name__ == "__main__":                                                         # now, since the imports below take seconds
+    cli.end_on_sigterm("stopped before the training began; the same command begins again, and packing goes on where it was")
 import argparse
 import os
 import signal
 import sys
-
-
-def not_begun(*_) -> None:
-    """SIGTERM before there is a run to stop, as while images are packed: 75 too, so that a cluster starts it again.
-
-    At once, for an exception may come where a thread holds a lock; packing leaves nothing that would have to be put right.
-    """
-    os.write(2, b"\nstopped before the training began; the same command begins again, and packing goes on from where it was\n")
-    os._exit(os.EX_TEMPFAIL)
-
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, not_begun)                                       # now, since the imports below take seconds
-
-# ruff: noqa: E402
 import time
 from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
-from lib import cli, distributed
+from lib import distributed
 from lib.data import Loaded, in_memory, open_source
 from lib.data.centre import Centre
 from lib.errors import CourseError

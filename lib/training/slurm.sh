@@ -1,6 +1,11 @@
 #!/bin/bash
 # A run on a SLURM cluster that survives preemption and the end of its time, from an environment that is active:
 #     sbatch lib/training/slurm.sh mocov3 --scale paper --data imagenet --out runs/mocov3-paper
+# and evaluations of it, where --out is the file of the result and --keep holds the state after each epoch:
+#     sbatch lib/training/slurm.sh finetune runs/mocov3-paper --recipe mocov3 --crop 0.875 --stored-size 320 \
+#         --keep runs/mocov3-paper/tuning --out runs/mocov3-paper/finetuned.json
+#     sbatch lib/training/slurm.sh frozen runs/mocov3-paper --protocol mocov3 --crop 0.875 --stored-size 320 \
+#         --keep runs/mocov3-paper/tuning --out runs/mocov3-paper/linear.json
 # 300 seconds before the end, or when a preempted job is given time to end (GraceTime), SLURM sends SIGTERM to the processes
 # that srun started, and not to this shell. The run writes a checkpoint, and the job goes back into the queue. It may be
 # given other --nodes then: the images keep their order. scancel sends SIGTERM too, but such a job is not put back;
@@ -22,10 +27,15 @@ for word; do
     before=$word
 done
 out=${out/#\~\//$HOME/}            # as the program reads it
-[ -n "$out" ] || { echo "give the folder of the run: --out FOLDER" >&2; exit 2; }
-if [ -e "$out/last.pt" ] || [ -e "$out/previous.pt" ]; then set -- "$@" --resume; fi
-mkdir -p "$out" || exit 2
-export STOPPED="$out/stopped-$SLURM_JOB_ID"        # made by a process that was stopped and would go on
+[ -n "$out" ] || { echo "give --out: the folder of a training, the file of an evaluation's result" >&2; exit 2; }
+case $1 in
+    frozen | finetune | depths) export PROGRAM=lib.evaluation folder=$(dirname "$out") ;;
+    *)
+        export PROGRAM=lib.training folder=$out
+        if [ -e "$out/last.pt" ] || [ -e "$out/previous.pt" ]; then set -- "$@" --resume; fi ;;
+esac
+mkdir -p "$folder" || exit 2
+export STOPPED="$folder/stopped-$SLURM_JOB_ID"     # made by a process that was stopped and would go on
 rm -f "$STOPPED"
 
 export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
@@ -37,7 +47,7 @@ trap : TERM                        # this shell lives on, to put the job back
 # has failed from waiting for it until its time is up, must not kill those that are still on their way out.
 process='trap : TERM
 export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS
-python -m lib.training "$@"
+python -m "$PROGRAM" "$@"
 code=$?
 if [ $code -eq 75 ]; then touch "$STOPPED" && exit 0; fi
 exit $code'

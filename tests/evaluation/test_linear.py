@@ -1,4 +1,5 @@
 """Published linear protocols: schedules, SGD and LARS against slow versions of their own; who sees which image, and when."""
+import contextlib
 import math
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from lib.data import Loaded
 from lib.data.shapes import Shapes
 from lib.data.views import make_view
 from lib.errors import CourseError
-from lib.evaluation import linear
+from lib.evaluation import kept, linear
 from lib.evaluation.features import extract
 from lib.evaluation.linear import (
     PROTOCOLS,
@@ -382,3 +383,73 @@ def test_what_cannot_be_probed_is_named(changes, said):
     given = dict(features=torch.zeros(50, 4), labels=torch.arange(50) % 2, queries=torch.zeros(5, 4), protocol="park")
     with pytest.raises(CourseError, match=said):
         probe_features(**given | changes)
+
+
+# -------------------------------------------------------------------------------------------------------- killed and resumed
+
+class Killed:
+    """The source, but raises at the so-many-th call for images."""
+
+    def __init__(self, source, calls: int):
+        self.source, self.left = source, calls
+
+    def __getattr__(self, name: str):
+        return getattr(self.source, name)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def images(self, indices):
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return self.source.images(indices)
+
+
+@pytest.mark.parametrize("name", ["mocov3", "mae"])
+@pytest.mark.parametrize("steps", [0, 9, 10, 25, 30])
+def test_killed_and_called_again_is_never_killed(name, steps, sources, tmp_path):
+    (train, val), path = sources, tmp_path / "x" / "state.pt"      # 3 epochs of 10 steps of 6 images, one call each
+    heads = []
+
+    def caught(*given):
+        heads.append(train_heads(*given))
+        return heads[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(linear, "train_heads", caught)
+        whole = published_probe(backbone(), train, val, name, epochs=3)
+        with contextlib.nullcontext() if steps == 30 else pytest.raises(KeyboardInterrupt):
+            published_probe(backbone(), Killed(train, 1 + steps), val, name, epochs=3, keep=path)      # 1: its checksum
+        assert path.exists() == (steps >= 10)
+        rest = Killed(train, 1 + 30 - steps // 10 * 10)
+        again = published_probe(backbone(), rest, val, name, epochs=3, keep=path)
+    assert rest.left == 0 and torch.equal(again, whole)
+    for key, value in heads[0].state_dict().items():
+        assert torch.equal(heads[-1].state_dict()[key], value)
+
+
+def test_a_state_of_another_call_is_refused(sources, tmp_path):
+    (train, val), path = sources, tmp_path / "state.pt"
+    given = dict(backbone=backbone(), train=train, val=val, protocol="mocov3", epochs=1, keep=path)
+    published_probe(**given)
+    torch.manual_seed(1)
+    network, more = ViT(16, 4, dim=24, depth=2, heads=2), Loaded(Shapes("train", 20, 70, "easy"))
+    for changes, said in ((dict(protocol="mae"), "other protocol"), (dict(seed=1), "other seed"), (dict(depth=1), "other depth"),
+                          (dict(pooling="mean"), "other pooling"), (dict(mean=(0.5,) * 3, std=(0.5,) * 3), "other scale"),
+                          (dict(backbone=network), "other network"), (dict(train=more), "other protocol, images, content")):
+        with pytest.raises(CourseError, match=said):
+            published_probe(**given | changes)
+    tuned = tmp_path / "tuned.pt"
+    kept.keep(tuned, {}, {"step": 3})
+    with pytest.raises(CourseError, match="delete it to begin anew"):
+        published_probe(**given | dict(keep=tuned))
+    with pytest.raises(CourseError, match="the protocol park runs the backbone once"):
+        published_probe(**given | dict(protocol="park"))
+
+
+def test_what_a_killed_writer_left_is_swept_and_nothing_else(tmp_path):
+    for name in (".state.pt.123", ".other.pt.123", "state.pt.md"):
+        (tmp_path / name).touch()
+    assert kept.kept(tmp_path / "state.pt", {}, set()) is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.pt.123", "state.pt.md"]

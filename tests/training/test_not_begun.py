@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
-SAID = "stopped before the training began; the same command begins again, and packing goes on from where it was"
+SAID = "stopped before the training began; the same command begins again, and packing goes on where it was"
 
 
 def environment(*folders: Path, **more: str) -> dict:

@@ -96,8 +96,23 @@ def test_a_job_that_comes_back_resumes(submit, name):
     assert not submit(0, "mae", "--out=run", "--out", "other")[1][-1].endswith("--resume")      # the last one counts
 
 
-def test_without_a_folder_it_says_so(submit):
-    assert submit(0, "mae") == (2, [])
+@pytest.mark.parametrize("name", ["frozen", "finetune", "depths"])
+def test_an_evaluation_is_started_and_comes_back_with_the_same_words(submit, name):
+    """Its --out is a file; what it has done it finds in --keep by itself."""
+    words = [name, "runs/x", "--keep", "runs/x", "--out", "results/x.json"]
+    (submit.folder / "runs/x").mkdir(parents=True)
+    (submit.folder / "runs/x/last.pt").touch()
+    for _ in range(2):
+        status, calls = submit(os.EX_TEMPFAIL, *words)
+        assert status == os.EX_TEMPFAIL and calls[-1] == "scontrol requeue 4711"
+        assert f"0 1 2 node7 -m lib.evaluation {' '.join(words)}" in calls
+    assert not list((submit.folder / "results").iterdir())
+    assert submit(0, *words[:-1], "here.json")[0] == 0
+
+
+@pytest.mark.parametrize("name", ["mae", "finetune"])
+def test_without_a_folder_it_says_so(submit, name):
+    assert submit(0, name) == (2, [])
 
 
 def test_its_first_lines_ask_for_a_warning_and_to_come_back():
