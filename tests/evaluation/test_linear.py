@@ -435,7 +435,8 @@ def test_a_state_of_another_call_is_refused(sources, tmp_path):
     published_probe(**given)
     torch.manual_seed(1)
     network, more = ViT(16, 4, dim=24, depth=2, heads=2), Loaded(Shapes("train", 20, 70, "easy"))
-    for changes, said in ((dict(protocol="mae"), "other protocol"), (dict(seed=1), "other seed"), (dict(depth=1), "other depth"),
+    for changes, said in ((dict(protocol="mae"), "other protocol"), (dict(seed=1), "other seed"),
+                          (dict(depth=1), "other depth"),
                           (dict(pooling="mean"), "other pooling"), (dict(mean=(0.5,) * 3, std=(0.5,) * 3), "other scale"),
                           (dict(backbone=network), "other network"), (dict(train=more), "other protocol, images, content")):
         with pytest.raises(CourseError, match=said):
