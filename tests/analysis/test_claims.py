@@ -165,6 +165,21 @@ def test_the_summary_for_the_readme(tmp_path, lab, three):
     assert "| simmim above 0: +1.00 (+0.50 to +1.50) | **supported** |" in text and "| private data |" in text
 
 
+def test_the_summary_of_two_worlds(tmp_path, lab, three):
+    path = tmp_path / "claims.json"
+    list(ledger.measure(list(three), lab, "command", path))
+    alone = ledger.markdown(ledger.written(path))
+    lab.world = "imagenette"                                       # as if its networks shipped
+    list(ledger.measure(["park-2", "park-3"], lab, "command", path))
+    entries = ledger.written(path)
+    assert list(ledger.of_world(entries, "shapes")) == list(three)
+    assert list(ledger.of_world(entries, "imagenette")) == ["park-2", "park-3"]
+    text = ledger.markdown(entries).splitlines()
+    assert text[0] == alone.splitlines()[0] and text[2] == "2 claims on photographs: 1 not supported, 1 inconclusive."
+    assert [line.rsplit(" | ", 1)[1] for line in text[-4:]] == [" |", "**not supported** |", "inconclusive |", " |"]
+    assert [line.rsplit(" | ", 1)[0] + " |" for line in text[-4:]] == alone.splitlines()[-4:]
+
+
 def run(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["analysis", "claims", *arguments])
     try:
@@ -183,7 +198,7 @@ def test_the_command_prints_a_line_for_each(tmp_path, monkeypatch, capsys, three
 
 @pytest.mark.parametrize("arguments, message", [
     (["--id", "park-99"], "there is no claim 'park-99'"),
-    (["--world", "imagenette"], "imagenette"),
+    (["--world", "mars"], "mars"),
     (["--out", ""], "an empty name"),
     (["--images", "8"], "at least 64 images"),
 ])

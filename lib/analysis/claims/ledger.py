@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lib.analysis.claims import CLAIMS, Lab, measured
+from lib.analysis.claims.claim import BOTH
 from lib.analysis.claims.verdict import INCONCLUSIVE, NOT_HERE, NOT_SUPPORTED, SUPPORTED
 from lib.errors import CourseError
 from lib.evaluation.report import put_into_readme, write_report
@@ -48,6 +49,11 @@ def written(path: Path = LEDGER) -> list[dict]:
         raise CourseError(f"{path} is damaged; python -m lib.analysis claims writes it anew") from None
 
 
+def of_world(entries: list[dict], world: str) -> dict[str, dict]:
+    """{id: entry} of one world."""
+    return {entry["id"]: entry for entry in entries if entry["world"] == world}
+
+
 def counts(entries: list[dict]) -> dict[str, int]:
     """How many claims have which verdict, in the order of VERDICTS."""
     found = Counter(entry["verdict"] for entry in entries)
@@ -82,19 +88,31 @@ def line(entry: dict) -> str:
     return f"{entry['id']:<11} {entry['verdict']:<24} {'; '.join(part for part in (ours, why) if part)}"
 
 
+def judged(entry: dict) -> str:
+    """A verdict in Markdown, with what has to be said beside it."""
+    if deciding(entry) and entry["verdict"] != entry["reads"]:
+        return f"{entry['verdict']} ({entry['why']})"              # the checks speak, but a network is undertrained
+    note = " (untrained too)" if control_shows(entry) and entry["verdict"] == SUPPORTED else ""
+    return (f"**{entry['verdict']}**" if entry["verdict"] in (SUPPORTED, NOT_SUPPORTED) else entry["verdict"]) + note
+
+
 def markdown(entries: list[dict]) -> str:
-    """The summary for the README: how many claims have which verdict, and a line for each."""
-    many = ", ".join(f"{n} {verdict}" for verdict, n in counts(entries).items())
-    rows = [f"{len(entries)} claims: {many}.", "", "| Claim | The papers | Here | Verdict |", "|---|---|---|---|"]
-    for entry in entries:
+    """The summary for the README: how many claims have which verdict, and a line for each.
+
+    Numbers are those of the world of shapes; where claims were measured on photographs too, their verdicts stand beside.
+    """
+    shapes, photographs = (of_world(entries, world) for world in BOTH)
+    rows, heads = [], ["Claim", "The papers", "Here", "Verdict"] + ["On photographs"] * bool(photographs)
+    for found, where in ((shapes, ""), (photographs, " on photographs")):
+        if found:
+            many = ", ".join(f"{n} {verdict}" for verdict, n in counts(list(found.values())).items() if n)
+            rows += [f"{len(found)} claims{where}: {many}.", ""]
+    rows += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for id, entry in shapes.items():
         check = deciding(entry)
-        ours = f"{check['text']}: {number(check)}" if check else entry["why"]
-        verdict = f"**{entry['verdict']}**" if entry["verdict"] in (SUPPORTED, NOT_SUPPORTED) else entry["verdict"]
-        note = " (untrained too)" if control_shows(entry) and entry["verdict"] == SUPPORTED else ""
-        if check and entry["verdict"] != entry["reads"]:
-            note = f" ({entry['why']})"                            # the checks speak, but a network is undertrained
-        cells = [f"{entry['id']}, Fig. {entry['figure']}" if entry["figure"][0].isalnum() and entry["figure"] != "abstract"
-                 else f"{entry['id']}, abstract", entry["statement"], ours, verdict + note]
+        where = f"Fig. {entry['figure']}" if entry["figure"][0].isalnum() and entry["figure"] != "abstract" else "abstract"
+        cells = [f"{id}, {where}", entry["statement"], f"{check['text']}: {number(check)}" if check else entry["why"],
+                 judged(entry), *([judged(photographs[id]) if id in photographs else ""] if photographs else [])]
         rows.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
     return "\n".join(rows) + "\n"
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lib.analysis.attention import AttentionStatistics, DepthSimilarity, HeadSimilarity, TokenSimilarity
-from lib.analysis.claims.claim import Claim
+from lib.analysis.claims.claim import BOTH, Claim
 from lib.analysis.claims.intervals import Interval, apart, average, jackknife, over_images, over_seeds
 from lib.analysis.claims.lab import Lab, label
 from lib.analysis.claims.verdict import Check
@@ -199,7 +199,7 @@ def purity(lab: Lab, cl: str, mim: str) -> Iterator[Check]:
     yield Check(f"among a token's ten nearest, more are of its image in {label(cl)} than in {label(mim)}", *over_images(a - b))
 
 
-PAIR = dict(networks=(MOCO, SIMMIM), control=("untrained", SIMMIM), others=((MOCO, "mae"),))
+PAIR = dict(networks=(MOCO, SIMMIM), control=("untrained", SIMMIM), others=((MOCO, "mae"),), worlds=BOTH)
 IMAGENET = "ViT-B/16 on ImageNet, 300 epochs of MoCo v3 and 800 of SimMIM; `official:` checkpoints, chapter 12"
 FAMILY = ("hybrid", SIMMIM, MOCO)                                  # λ = .2 and the two parents, as they ship
 
@@ -220,7 +220,7 @@ CLAIMS = [
           IMAGENET, frequencies, **PAIR),
     Claim("park-6", PAPER, "9", "CL goes by shape, MIM by texture", "shape bias on conflicting cues", "CL above MIM",
           "Geirhos' cue-conflict images at 224 px with ImageNet classifiers: `lib.evaluation shape-bias --stimuli`", shape_bias,
-          **PAIR),
+          **PAIR, stand_in="the conflicts are those of the world of shapes, for networks of photographs too"),
     Claim("park-7", PAPER, "9", "CL is hurt less than MIM by noise of high frequencies", "accuracy lost to band noise",
           "smaller drops for CL in the highest bands", "ImageNet at 224 px, where bands are finer", noise, **PAIR,
           stand_in="the published noise has more energy in higher bands; chapter 07 repeats it at equal energy"),
@@ -230,11 +230,12 @@ CLAIMS = [
     Claim("park-9", PAPER, "10, 11", "an explicit decoder leaves the encoder's last layers to the representation",
           "linear probe by block; Δ log amplitude in encoder and decoder",
           "MAE ends .8 points below its best block, SimMIM 11.5; its decoder lies .5 to 1 below its encoder",
-          "MAE ViT-B with its decoder of 8 blocks; ours has 2", decoder, ("mae", SIMMIM)),
+          "MAE ViT-B with its decoder of 8 blocks; ours has 2", decoder, ("mae", SIMMIM),
+          worlds=BOTH),
     Claim("park-10", PAPER, "1", "linear probing favours CL, fine-tuning favours MIM",
-          "linear probe; fine-tuning on 500 labels",
+          "linear probe; fine-tuning on 500 labels, of photographs 1,000",
           "probe: MoCo v3 76.7, MAE 68.0, SimMIM 56.7 %; fine-tuned: 83.2, 83.6, 83.8 %", IMAGENET, probe_or_tune,
-          (MOCO, "mae", SIMMIM), ("untrained", "mae", SIMMIM)),
+          (MOCO, "mae", SIMMIM), ("untrained", "mae", SIMMIM), worlds=BOTH),
     Claim("park-11", PAPER, "1", "CL is better in small models, MIM scales better", "fine-tuning by model size",
           "MoCo v3 above SimMIM by 4.3 points (Ti) and 1.1 (S), below by .6 (B)",
           "each objective trained alike at three sizes: `--model vit_tiny`, `vit_small`, `vit_base`, 100 epochs of ImageNet",
@@ -246,11 +247,12 @@ CLAIMS = [
     Claim("park-13", PAPER, "12", "CL and MIM complement each other: a hybrid beats both",
           "linear probe on either pooling, and fine-tuning",
           "λ = .2 beats λ = 0 and λ = 1 on both: 61.6 over 18.2 and 58.1 %, 82.29 over 81.90 and 81.33 %",
-          "ViT-B, 100 epochs of ImageNet for each λ", complementary, FAMILY),
+          "ViT-B, 100 epochs of ImageNet for each λ", complementary, FAMILY,
+          worlds=BOTH),
     Claim("park-14", PAPER, "12", "the hybrid is MIM early and CL late", "NMI and Δ log amplitude by depth",
           "NMI falls at the end; high frequencies rise early and fall at the end",
           "ViT-B, 100 epochs of ImageNet", hybrid_by_depth, FAMILY[:2], ("untrained-hybrid", SIMMIM),
-          others=(("hybrid-0.2", "hybrid-0"),)),
+          others=(("hybrid-0.2", "hybrid-0"),), worlds=BOTH),
     Claim("park-15", PAPER, "E.2", "CL's tokens cluster by image, MIM's intermingle",
           "share of the ten nearest tokens from the same image",
           "CL above MIM", IMAGENET, purity, **PAIR, stand_in="the paper shows t-SNE pictures; this puts a number on them"),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lib.analysis.attention import AttentionStatistics, patch_distances
-from lib.analysis.claims.claim import Claim
+from lib.analysis.claims.claim import BOTH, Claim
 from lib.analysis.claims.intervals import apart, average, jackknife, over_images, over_seeds, resampled
 from lib.analysis.claims.lab import Images, Lab, cka, gram_rows, label
 from lib.analysis.claims.verdict import Check
@@ -196,7 +196,8 @@ CLAIMS = [
           correspondence, (VIT, CNN), ("untrained", CNN)),
     Claim("raghu-3", PAPER, "3", "early blocks have local and global heads, late ones only global heads",
           "attention distance by head",
-          "distances spread in the first two blocks, all long in the last two", LARGE, head_spread, (VIT,), ("untrained",)),
+          "distances spread in the first two blocks, all long in the last two", LARGE, head_spread, (VIT,), ("untrained",),
+          worlds=BOTH),
     Claim("raghu-4", PAPER, "4", "with little data, early blocks learn no local heads", "least distance in the lowest block",
           "rises for L/16 and H/14 trained on ImageNet alone; B/32 stays local", LARGE, reason=JFT),
     Claim("raghu-5", PAPER, "5", "local heads compute what early ResNet layers do",
@@ -221,7 +222,7 @@ CLAIMS = [
     Claim("raghu-11", PAPER, "11", "in a pooled ViT the first token ends as good as all of them", "probes by block",
           "equal in the last layer, far worse early", LARGE, reason=GAP),
     Claim("raghu-12", PAPER, "11", "in a CLS model, pooled patches keep up until the last layers", "probes by block",
-          "equal until late, then CLS ahead", LARGE, cls_or_mean, (VIT,), ("untrained",)),
+          "equal until late, then CLS ahead", LARGE, cls_or_mean, (VIT,), ("untrained",), worlds=BOTH),
     Claim("raghu-13", PAPER, "12", "a tenth of the data teaches the low layers, not the high ones",
           "CKA with the full-data model",
           "low layers alike at 3 to 10 %, high ones not", LARGE, reason=JFT),
@@ -229,7 +230,7 @@ CLAIMS = [
           "30 points between JFT and ImageNet for L/16 and H/14", LARGE, reason=JFT),
     Claim("raghu-15", PAPER, "G.1", "fine-tuning leaves the first blocks as they were", "CKA before and after fine-tuning",
           "the first four or five blocks preserved", "seven downstream tasks from ImageNet-21k", kept_when_tuned, ("mae",),
-          ("untrained",), stand_in="MAE instead of a supervised ViT, fine-tuned on 500 labels of its own world"),
+          ("untrained",), worlds=BOTH, stand_in="MAE instead of a supervised ViT, fine-tuned on 500 labels of its own world"),
     Claim("raghu-16", PAPER, "H.2", "an MLP-Mixer is more like a ViT than like a ResNet", "CKA of all pairs",
           "closer to the ViT",
           "a Mixer-L trained like the others", reason="no Mixer ships"),
