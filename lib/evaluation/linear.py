@@ -14,7 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from lib import distributed, random
-from lib.data.ahead import batch_of
+from lib.data.ahead import Ahead
 from lib.data.views import ViewRecipe, denormalize, make_view
 from lib.errors import CourseError
 from lib.evaluation import kept
@@ -262,10 +262,11 @@ def published_probe(backbone: VisionTransformer, train, val, protocol: str, pool
         return probe_features(features, labels, queries, protocol, epochs, seed, batch_size).cpu()
 
     def features_of(epoch: int, images: Tensor) -> Tensor:
-        parts = []                                                                 # of several processes, each makes a share
-        for some in images[distributed.share(len(images))].split(256):
+        parts, split = [], images[distributed.share(len(images))].split(256)       # of several processes, each makes a share
+        reading = Ahead(train, split.__getitem__, len(split), device)
+        for k, some in enumerate(split):
             keys = random.combine("linear view", seed, epoch, some)
-            views = make_view(batch_of(train, some, device), VIEW, backbone.patch_embed.img_size[0], keys)
+            views = make_view(reading(k), VIEW, backbone.patch_embed.img_size[0], keys)
             views = views if mean is None else standardize(denormalize(views), mean, std)
             with frozen(backbone):
                 parts.append(pooled(backbone, views, (depth,), pooling)[depth].float())
