@@ -30,9 +30,10 @@ def start(device: str) -> torch.device:
                           "processes; start with torchrun, or unset them")
     try:
         if device == "cuda":
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-            dist.init_process_group("nccl", device_id=torch.device("cuda", int(os.environ["LOCAL_RANK"])))
-            return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            mine = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())     # it may see its own only
+            torch.cuda.set_device(mine)
+            dist.init_process_group("nccl", device_id=mine)
+            return mine
         dist.init_process_group("gloo")
     except (dist.DistNetworkError, dist.DistStoreError):
         raise CourseError(f"process {os.environ.get('RANK')} found no other at MASTER_ADDR {os.environ.get('MASTER_ADDR')}, "

@@ -331,6 +331,17 @@ def test_a_share_of_what_does_not_divide(monkeypatch):
         finetune(ViT(16, 4, dim=24, depth=1, heads=2), source, source, FineTuneRecipe(batch_size=6), device="cpu")
 
 
+@pytest.mark.parametrize(("local", "seen", "mine"), [("3", 8, 3), ("3", 1, 0)])
+def test_a_process_that_sees_its_own_gpu_only_takes_that(monkeypatch, local, seen, mine):
+    chosen = []
+    for name, value in (("WORLD_SIZE", "8"), ("RANK", "3"), ("LOCAL_RANK", local), ("MASTER_ADDR", "x"), ("MASTER_PORT", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: seen)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(distributed.dist, "init_process_group", lambda backend, device_id: chosen.append(device_id))
+    assert distributed.start("cuda") == torch.device("cuda", mine) and chosen == [torch.device("cuda", mine)] * 2
+
+
 def test_torchrun_fine_tunes_on_a_folder_and_writes_one_report(tmp_path, monkeypatch):
     for split, label, n in itertools.product(("train", "val"), ("grey", "red"), range(16)):
         path = tmp_path / "photos" / split / label / f"{n}.png"

@@ -50,6 +50,8 @@ def write_claims(arguments: list[str]) -> None:
     parser.add_argument("--out", default=str(ledger.LEDGER), help="a JSON file to write; what else it holds stays")
     a = parser.parse_args(arguments)
     check_out(a.out)
+    if Path(a.out).exists():
+        ledger.written(Path(a.out))                                # told before the work, not after it
     lab, words = Lab(a.world, a.images), f"python -m lib.analysis {shlex.join(sys.argv[1:])}"
     for entry in ledger.measure(ledger.chosen(a.id, a.world), lab, words, Path(a.out)):
         print(ledger.line(entry), flush=True)

@@ -4,6 +4,8 @@ A *source* of images has a length, a `size` in pixels, `classes`, and hands out 
 `labels(indices)`, int64 (B,). `Shapes` draws them, `PackedImages` reads them from disk, `Loaded` holds them in memory. Where
 whole photographs were squeezed into squares, `aspects` (N,) are their widths / heights; elsewhere it is None or not there.
 """
+import os
+
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -12,12 +14,13 @@ from lib.data.images import open_images
 from lib.data.shapes import Shapes
 from lib.errors import CourseError
 
-FITS = 40e9                                                       # bytes of images held in memory at most
+FITS = 40e9                           # bytes of images held at most: by a GPU, or by all processes of a machine together
 
 
 def in_memory(source, device: str | torch.device = "cpu", progress: bool = False):
     """A source `Loaded`, or as it is where it is too large for that."""
-    return Loaded(source, device, progress=progress) if len(source) * 3 * source.size**2 < FITS else source
+    beside = 1 if torch.device(device).type == "cuda" else int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+    return Loaded(source, device, progress=progress) if len(source) * 3 * source.size**2 < FITS / beside else source
 
 
 class Loaded:

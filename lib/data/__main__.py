@@ -45,10 +45,12 @@ def fetch(name: str, root: Path) -> None:
     print(f"{name} is in {folder}: {_counts(name, folder)}")
 
 
-def pack(name: str, size: int, root: Path, whole: bool) -> None:
-    """Decode both splits of a set into packed files, or check those that are there. whole: the training images, squeezed."""
-    for split in ("train",) if whole else SPLITS:
-        source = open_images(name, split, size, root, verify=True, whole=whole)
+def pack(name: str, size: int, root: Path, whole: bool, split: str | None) -> None:
+    """Decode the splits of a set into packed files, or one, or check those that are there. whole: training images, squeezed."""
+    if whole and split == "val":
+        raise CourseError("--whole is for the images that views are cut from, those to train on; leave out --split val")
+    for part in (split,) if split else ("train",) if whole else SPLITS:
+        source = open_images(name, part, size, root, verify=True, whole=whole)
         print(f"{source.path}: {len(source):,} images of {size} px, {source.path.stat().st_size / 1e6:,.0f} MB")
 
 
@@ -67,6 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
     packing.add_argument("--size", type=int, default=96, help="pixels a side")
     packing.add_argument("--whole", action="store_true",
                          help="all of each training image, squeezed, to cut views from: what --stored-size of a recipe reads")
+    packing.add_argument("--split", choices=SPLITS, help="this split only")
     for command in (listing, fetching, packing):
         command.add_argument("--root", default=argparse.SUPPRESS,
                              help="the folder of the sets (default: COURSE_DATA, or data/cache)")
@@ -79,7 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
         elif given.command == "fetch":
             fetch(given.name, root)
         else:
-            pack(given.name, given.size, root, given.whole)
+            pack(given.name, given.size, root, given.whole, given.split)
 
     try:
         cli.main(run)

@@ -16,7 +16,7 @@ from PIL import Image
 from torchvision import datasets
 from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
-from lib import locks
+from lib import distributed, locks
 from lib.data.store import Listing, PackedImages, fingerprint, pack, read_header
 from lib.errors import CourseError
 
@@ -68,6 +68,8 @@ def open_images(name: str, split: str, size: int, root: str | Path | None = None
     for files of at most 10 GB, since it takes minutes for larger ones (`python -m lib.data pack` checks those as well).
     Raises CourseError, in one line, for a set that is missing, incomplete or damaged.
     """
+    if not name:
+        raise CourseError("an empty name was given for the images; name a set or a folder")
     if split not in SPLITS:
         raise CourseError(f"{name} has no split {split!r}; choose one of {', '.join(SPLITS)}")
     if size < 8:
@@ -80,7 +82,7 @@ def open_images(name: str, split: str, size: int, root: str | Path | None = None
         packed = next((path for path in paths.values() if path.is_file()), None)
         if packed is None:
             raise CourseError(missing(name, root))
-        return PackedImages(packed, worth_checking(packed) if verify is None else verify)
+        return PackedImages(packed, _checks(worth_checking(packed) if verify is None else verify))
     path = paths[folder]
     if verify is None:
         verify = not path.is_file() or worth_checking(path)
@@ -92,7 +94,12 @@ def open_images(name: str, split: str, size: int, root: str | Path | None = None
     except OSError as error:
         raise CourseError(f"cannot pack {folder / split} into {path} ({error}): mend what it names, or name a folder to "
                           "write to in COURSE_DATA") from error
-    return PackedImages(path, verify)
+    return PackedImages(path, _checks(verify))
+
+
+def _checks(verify: bool) -> bool:
+    """Of several processes one reads a file to check it; where it is damaged, a launcher ends the others."""
+    return verify and distributed.rank() == 0
 
 
 def worth_checking(packed: Path) -> bool:
@@ -107,6 +114,8 @@ def candidates(name: str, root: Path) -> list[Path]:
 
 def missing(name: str, root: Path) -> str:
     """One line: where a set that is not there comes from, how large it is, and how to get it."""
+    if name == "shapes":
+        return "shapes are drawn when they are needed: there is nothing to fetch or to pack"
     if name not in KNOWN:
         return f"no image set {name!r}: choose one of {', '.join(KNOWN)}, shapes, or the path of a folder with train/ and val/"
     return f"{name} is not in {root}: {how_to_get(name, root)}"
@@ -154,7 +163,7 @@ def _list_files(name: str, folder: Path, split: str) -> Listing:
     if len(samples) != expected:
         what = "incomplete" if len(samples) < expected else "not the published set"
         raise RuntimeError(f"{split}/ holds {len(samples):,} of {expected:,} images: {what}")
-    if before["files"] > len(samples) and name not in KNOWN:
+    if before["files"] > len(samples) > 0 and name not in KNOWN:
         print(f"note: {before['files'] - len(samples)} of {before['files']} files in {folder / split} are left out: their "
               f"names do not end in {', '.join(IMG_EXTENSIONS)}", file=sys.stderr, flush=True)
     files, labels = [file for file, _ in samples], [label for _, label in samples]

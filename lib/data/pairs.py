@@ -107,9 +107,13 @@ def read_mask(image: Path, mask: Path) -> np.ndarray:
     """-> the pixel values of a mask, (H, W) uint8. Raises CourseError, which names the file, if it cannot go with its image."""
     try:
         path = image
+        if not image.is_file():
+            raise ValueError("no regular file")
         with Image.open(image) as opened:
             width, height = opened.size
         path = mask
+        if not mask.is_file():
+            raise ValueError("no regular file")
         with Image.open(mask) as opened:
             mode, values = opened.mode, np.asarray(opened)
     except Exception as error:                                    # decoders raise SyntaxError, struct.error and more

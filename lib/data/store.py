@@ -37,6 +37,8 @@ VERSION = 1
 CHUNK = 1024                                                      # images under one checksum
 END = struct.Struct("<QI4s")
 MAGIC = b"VITS"
+KINDS = {"name": str, "split": str, "size": int, "count": int, "classes": list, "folders": list, "labels": list,
+         "fingerprint": dict, "checksums": list, "chunk": int}
 CENTRE, WHOLE = "short side bicubic, centre crop", "whole image bicubic, squeezed"
 
 
@@ -169,8 +171,14 @@ def read_header(path: Path) -> dict:
     if zlib.crc32(header) != checksum:
         raise _damaged(path, "its header is not what was written")
     header = json.loads(header)
-    if header["version"] != VERSION:
-        raise CourseError(f"{path} has format {header['version']}, this course reads {VERSION}: delete it, run again")
+    version = header.get("version") if isinstance(header, dict) else None
+    if version != VERSION:
+        raise CourseError(f"{path} has format {version}, this course reads {VERSION}: delete it, run again")
+    if not all(isinstance(header.get(key), kind) for key, kind in KINDS.items()):
+        raise _damaged(path, "its header lacks something")
+    labels, classes = header["labels"], len(header["classes"])
+    if len(labels) != header["count"] or not all(isinstance(k, int) and 0 <= k < classes for k in labels):
+        raise _damaged(path, f"its labels are not {header['count']} numbers of its {classes} classes")
     if total != header["count"] * 3 * header["size"] ** 2 + length + END.size:
         raise _damaged(path, f"{total:,} bytes is not its length")
     return header

@@ -15,9 +15,10 @@ if __name__ == "__main__":                                         # now, since 
 import argparse
 import contextlib
 import json
+import math
 import shlex
 import sys
-from dataclasses import replace
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
@@ -29,6 +30,7 @@ from lib.data.pairs import PairFolder
 from lib.data.shapes import DIFFICULTIES
 from lib.errors import CourseError
 from lib.evaluation import finetune as tuning
+from lib.evaluation import kept
 from lib.evaluation.classifier import LinearClassifier
 from lib.evaluation.dense import OBJECT_MASKS, dense_probe
 from lib.evaluation.depths import by_depth
@@ -55,18 +57,21 @@ def minutes(log: list[dict], recipe: Recipe) -> float:
 
 
 def read_log(path: Path) -> list[dict]:
-    """The lines of a run's log; one that was cut short is left out."""
+    """The lines of a run's log, finite numbers by name; one that was cut short or changed is left out."""
     lines = []
     for text in path.read_text(errors="replace").splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            lines += [line for line in [json.loads(text)] if isinstance(line, dict)]
+        with contextlib.suppress(ValueError, RecursionError):
+            line = json.loads(text)
+            if isinstance(line, dict) and "step" in line and all(
+                    isinstance(x, int | float) and math.isfinite(x) for x in line.values()):
+                lines.append(line)
     return lines
 
 
 def about_training(run: str, subject: Subject) -> dict:
     """The log of a run, its command and its minutes, where it is a run's folder."""
     log = Path(run) / "log.jsonl"
-    if not log.exists():
+    if not log.is_file():
         return {}
     recipe, lines = from_description(subject.recipe), read_log(log)
     return {"log": lines, "training": {"command": command(recipe), "device": recipe.device, "minutes": minutes(lines, recipe)}}
@@ -76,13 +81,15 @@ def about_training(run: str, subject: Subject) -> dict:
 
 def to_look_at(a, subject: Subject, split: str, limit: int | None = None):
     """A source of central squares of the images, at the size of the network."""
-    if a.crop == 1 or a.data == "shapes":
+    if split == "train" and getattr(a, "stored_size", 0):
+        return Centre(open_source(a.data, split, subject.size, limit=limit, stored=a.stored_size), subject.size, a.crop)
+    if a.crop == 1:
         return open_source(a.data, split, subject.size, limit=limit, difficulty=a.difficulty)
     return Centre(open_source(a.data, split, round(subject.size / a.crop), limit=limit), subject.size, a.crop)
 
 
-def to_train_on(a, subject: Subject):
-    """A source of images from which random crops are cut."""
+def to_crop(a, subject: Subject):
+    """A source of training images from which random crops are cut."""
     return in_memory(open_source(a.data, "train", subject.size, limit=a.images, difficulty=a.difficulty, stored=a.stored_size))
 
 
@@ -93,8 +100,10 @@ def state_file(a, subject: Subject, backbone, start: str = "") -> Path | None:
 
 def frozen(a, subject: Subject, backbone) -> dict:
     if a.protocol:
-        train, val = to_train_on(a, subject), in_memory(to_look_at(a, subject, "val"))
-        predicted = published_probe(backbone, train, val, a.protocol, a.pooling, a.depth,
+        cropped = PROTOCOLS[a.protocol].augment
+        train = to_crop(a, subject) if cropped else in_memory(to_look_at(a, subject, "train", a.images))
+        val = in_memory(to_look_at(a, subject, "val"))
+        predicted = published_probe(backbone, train, val, a.protocol, a.pooling, a.depth, seed=a.seed,
                                     keep=state_file(a, subject, backbone, "linear-"))
         return {"linear": share(predicted == val.labels(torch.arange(len(val))))}
     limits = {"train": a.images, "val": None}
@@ -104,10 +113,8 @@ def frozen(a, subject: Subject, backbone) -> dict:
 
 
 def finetune(a, subject: Subject, backbone) -> dict:
-    r = replace(tuning.RECIPES[a.recipe], **{k: v for k in ("epochs", "batch_size", "learning_rate", "warmup_epochs")
-                                             if (v := getattr(a, k)) is not None})
-    train, val = to_train_on(a, subject), in_memory(to_look_at(a, subject, "val"))
-    tuned = tuning.finetune(backbone, train, val, r, a.pooling, a.seed, a.device, progress=True,
+    train, val = to_crop(a, subject), in_memory(to_look_at(a, subject, "val"))
+    tuned = tuning.finetune(backbone, train, val, a.tuning, a.pooling, a.seed, a.device, progress=True,
                             keep=state_file(a, subject, backbone))
     return {"finetuned": share(tuned.predictions == val.labels(torch.arange(len(val)))), "history": tuned.history}
 
@@ -169,7 +176,8 @@ ABOUT = {
 
 # ---------------------------------------------------------------------------------------------------- the command line
 
-def parser_of(name: str) -> argparse.ArgumentParser:
+def parser_of(name: str, recipe: str = "course") -> argparse.ArgumentParser:
+    """recipe: of fine-tuning, which decides the defaults of its flags."""
     parser = cli.Parser(prog=f"python -m lib.evaluation {name}", description=ABOUT[name])
     parser.add_argument("network", help="a run's folder, a shipped one (shapes/mocov3), official:NAME or timm:NAME")
     if name != "dense":
@@ -177,11 +185,13 @@ def parser_of(name: str) -> argparse.ArgumentParser:
     parser.add_argument("--difficulty", choices=tuple(DIFFICULTIES), help="of shapes, if not that of the training")
     if name not in ("dense", "depths"):
         parser.add_argument("--pooling", choices=POOLINGS,
-                            help="the objective's own if left out: cls for mocov3, mean for simmim")
+                            help="the objective's own if left out: cls for mocov3, mean for simmim"
+                            + ("; with --protocol mae cls, as published" if name == "frozen" else ""))
     if name != "finetune":
         parser.add_argument("--depth", type=int, help="take features after this block; after the last norm if left out")
     parser.add_argument("--images", type=int, help="use N training images only, evenly spread over the set")
-    parser.add_argument("--seed", type=int, default=0, help="of fine-tuning and of noise")
+    if name in ("frozen", "finetune", "noise"):
+        parser.add_argument("--seed", type=int, default=0, help={"frozen": "of --protocol"}.get(name, f"of {name}"))
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to run")
     parser.add_argument("--untrained", action=argparse.BooleanOptionalAction, default=True,
                         help="measure an untrained network of its kind too, the control")
@@ -192,15 +202,15 @@ def parser_of(name: str) -> argparse.ArgumentParser:
                                  "ImageNet is 0.875, 224 of 256 pixels")
     if name in ("frozen", "finetune"):
         parser.add_argument("--stored-size", type=int, default=0,
-                            help="cut random crops from whole photographs, as in training with this flag")
+                            help="take training images from whole photographs, as training does with this flag: random crops, "
+                                 "or else the middle")
     if name == "frozen":
         parser.add_argument("--protocol", choices=tuple(PROTOCOLS), help="a published linear protocol instead")
     if name == "finetune":
-        parser.add_argument("--recipe", choices=tuple(tuning.RECIPES), default="course", help="a published recipe, or course")
-        parser.add_argument("--epochs", type=int, help="instead of the recipe's")
-        parser.add_argument("--batch-size", type=int, help="instead of the recipe's")
-        parser.add_argument("--learning-rate", type=float, help="instead of the recipe's")
-        parser.add_argument("--warmup-epochs", type=float, help="instead of the recipe's")
+        parser.add_argument("--recipe", choices=tuple(tuning.RECIPES), default="course",
+                            help="course, or a published one, for a ViT-B, whose learning rates follow the batch size; the "
+                                 "flags below start from it")
+        cli.add_fields(parser, tuning.RECIPES[recipe])
     if name in ("frozen", "finetune"):
         parser.add_argument("--keep", help="a folder for the state after each epoch; the same command goes on from it"
                             + (". Of --protocol mocov3 and mae" if name == "frozen" else ""))
@@ -215,6 +225,58 @@ def parser_of(name: str) -> argparse.ArgumentParser:
         parser.add_argument("--stimuli", help="folder of Geirhos' cue-conflict stimuli; the conflicts of shapes if left out")
         parser.add_argument("--categories", help="JSON: Geirhos' 16 categories and the ImageNet classes of each")
     return parser
+
+
+def parse(name: str, arguments: list[str]) -> argparse.Namespace:
+    """What was asked for, and as `tuning` the recipe of fine-tuning. Raises CourseError for what does not go together."""
+    if name != "finetune":
+        return parser_of(name).parse_args(arguments)
+    first = cli.Parser(prog="python -m lib.evaluation finetune", add_help=False)
+    first.add_argument("--recipe", choices=tuple(tuning.RECIPES), default="course")
+    published = first.parse_known_args(arguments)[0].recipe
+    parser, r = parser_of(name, published), tuning.RECIPES[published]
+    a, names = parser.parse_args(arguments), [f.name for f in fields(r)]
+    given = {k: v for k, v in vars(parser.parse_args(arguments, argparse.Namespace(**dict.fromkeys(names)))).items()
+             if k in names and v is not None}
+    for field in names:
+        delattr(a, field)
+    a.tuning = tuning.recipe(published, **given)
+    return a
+
+
+def check(name: str, a: argparse.Namespace) -> None:
+    """Raises CourseError for flags without a sense, and for those that would do nothing."""
+    if not a.network:
+        raise CourseError("an empty name was given for the network; name a run's folder")
+    for flag in ("data", "pairs", "keep", "stimuli", "categories"):
+        if getattr(a, flag, None) == "":
+            raise CourseError(f"an empty name was given for --{flag}")
+    if not 0.01 <= getattr(a, "crop", 1.0) <= 1:
+        raise CourseError(f"--crop is a share of the short side, from 0.01 to 1, got {a.crop}")
+    if abs(getattr(a, "seed", 0)) >= 2**63:
+        raise CourseError(f"--seed must fit into 64 bits, got {a.seed}")
+    if name == "frozen" and not a.protocol:
+        for flag, default in (("keep", None), ("seed", 0)):
+            if getattr(a, flag) != default:
+                raise CourseError(f"--{flag} is for --protocol; k-NN and the course's own probe take minutes and draw nothing")
+    if name == "dense" and a.pairs and a.images is not None:
+        raise CourseError("--images is of the objects of shapes; with --pairs all images of the folder are used")
+    if name == "shape-bias" and not a.stimuli:
+        if a.data not in (None, "shapes"):
+            raise CourseError(f"--data {a.data} goes with --stimuli; without it the conflicts of shapes are looked at")
+        if a.categories:
+            raise CourseError("--categories goes with --stimuli; without it the conflicts of shapes are looked at")
+    if getattr(a, "keep", None):
+        kept.check(Path(a.keep))
+
+
+def check_data(a: argparse.Namespace) -> None:
+    """The same, once it is known what is looked at."""
+    unused = ("crop", "stored_size") if a.data == "shapes" else ("difficulty",)
+    for flag in unused:
+        if getattr(a, flag, None) not in (None, 0, 1.0):
+            kind = "of photographs, and shapes are square" if a.data == "shapes" else f"of shapes, and {a.data} has one only"
+            raise CourseError(f"--{flag.replace('_', '-')} is {kind}; leave it out")
 
 
 def show(name: str, found: dict) -> None:
@@ -238,44 +300,40 @@ def show(name: str, found: dict) -> None:
 
 
 def evaluate(name: str, arguments: list[str]) -> None:
-    a = parser_of(name).parse_args(arguments)
-    if not a.network:
-        raise CourseError("an empty name was given for the network; name a run's folder")
+    a = parse(name, arguments)
+    for flag in ("out", "keep"):                                   # as a shell would read --out=~/x.json
+        if getattr(a, flag, None):
+            setattr(a, flag, str(Path(getattr(a, flag)).expanduser()))
     check_out(a.out)
-    if not 0 < getattr(a, "crop", 1.0) <= 1:
-        raise CourseError(f"--crop is a share of the short side, above 0 and at most 1, got {a.crop}")
-    if abs(a.seed) >= 2**63:
-        raise CourseError(f"--seed must fit into 64 bits, got {a.seed}")
-    for flag in ("data", "pairs", "keep"):
-        if getattr(a, flag, None) == "":
-            raise CourseError(f"an empty name was given for --{flag}")
-    if name == "frozen" and a.keep and not a.protocol:
-        raise CourseError("--keep is for --protocol mocov3 and mae; k-NN and the course's own probe do not train for long")
+    check(name, a)
     if name == "dense":
-        if a.pairs and a.images is not None:
-            raise CourseError("--images is of the objects of shapes; with --pairs all images of the folder are used")
         a.data = a.pairs or "shapes"
     if name == "shape-bias" and not a.stimuli:
-        if a.data not in (None, "shapes"):
-            raise CourseError(f"--data {a.data} goes with --stimuli; without it the conflicts of shapes are looked at")
         a.data = "shapes"
     subject, device = open_subject(a.network), distributed.start(pick_device(a.device))
-    a.data, a.difficulty = a.data or subject.data, a.difficulty or subject.difficulty
-    a.pooling, a.depth = getattr(a, "pooling", None) or subject.pooling, getattr(a, "depth", None)
+    a.data, a.depth = a.data or subject.data, getattr(a, "depth", None)
     if a.data is None:
         raise CourseError("--data is needed: nothing says what this network is to be evaluated on")
+    check_data(a)
+    a.difficulty = a.difficulty or subject.difficulty
+    published = PROTOCOLS[a.protocol].pooling if getattr(a, "protocol", None) else ""
+    a.pooling = getattr(a, "pooling", None) or published or subject.pooling
+    distributed.check_same({**vars(a), "network": kept.fingerprint(subject.backbone)})
+    training = about_training(a.network, subject)
     if a.depth is not None and not 0 <= a.depth <= len(subject.backbone.blocks):
         raise CourseError(f"--depth must lie from 0 to {len(subject.backbone.blocks)}, got {a.depth}")
     result = {"network": a.network, "recipe": subject.recipe, "data": a.data, "pooling": a.pooling, "depth": a.depth}
     if name in ("dense", "depths"):
         del result["pooling"]                                      # all patches, or both
+    result["settings"] = {k: asdict(v) if k == "tuning" else v for k, v in vars(a).items()
+                          if k not in {*result, "out", "keep", "device"}}
     for kind in ("trained", "untrained") if a.untrained else ("trained",):
         result[kind] = MEASURES[name](a, subject, getattr(subject, "backbone" if kind == "trained" else kind).to(device))
         show(kind, result[kind])
-    result |= about_training(a.network, subject)
+    result |= training | {"processes": distributed.world_size()}
     if a.out and not distributed.rank():
         words = f"python -m lib.evaluation {shlex.join(sys.argv[1:])}"
-        write_report(a.out, result, command=words, seeds=[a.seed], device=device)
+        write_report(a.out, result, command=words, seeds=[getattr(a, "seed", 0)], device=device)
     distributed.wait()                                             # a launcher ends all when the first one ends
 
 

@@ -35,15 +35,16 @@ from lib.data.views import SUPERVISED, make_view, normalize
 from lib.errors import CourseError
 from lib.evaluation import kept
 from lib.evaluation.features import POOLINGS, frozen
+from lib.models.vit import ViT
 from lib.precision import widen
 from lib.training.settings import option
+from lib.training.sharding import load_optimizer
 from lib.training.trainer import learning_rate_at, pick_device
 
 HEAD_STD = 2e-5                                                    # of the head's first weights, MAE
 LOG_EVERY = 10                                                     # steps from one wait for the device to the next
 EMBEDDING = ("cls_token", "reg_token", "mask_token", "pos_embed", "patch_embed", "norm_pre", "bias_table", "rel_pos_bias")
 NEVER_DECAYED = ("cls_token", "reg_token", "pos_embed")
-STATE = {"step", "network", "optimizer", "history", "pending", "since", "random"}                # what is kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +96,20 @@ RECIPES: dict[str, FineTuneRecipe] = {
     "mae": FineTuneRecipe(epochs=100, batch_size=1024, learning_rate=5e-4 * 1024 / 256, learning_rate_end=1e-6,
                           warmup_epochs=5, layer_decay=0.65),
 }
+
+
+def recipe(name: str, **changes) -> FineTuneRecipe:
+    """A recipe by name, with some fields changed. The learning rates of a published one follow the batch size, unless given.
+
+    Raises CourseError for another name.
+    """
+    if name not in RECIPES:
+        raise CourseError(f"there is no recipe {name!r} of fine-tuning; choose one of {', '.join(RECIPES)}")
+    r = RECIPES[name]
+    if name != "course" and "batch_size" in changes and "learning_rate" not in changes:
+        share = changes["batch_size"] / r.batch_size
+        changes = {rate: share * getattr(r, rate) for rate in ("learning_rate", "learning_rate_end", "warmup_start")} | changes
+    return replace(r, **changes)
 
 
 @dataclass(frozen=True)
@@ -178,7 +193,9 @@ def finetune(backbone: nn.Module, train, val, r: FineTuneRecipe, pooling: str = 
         torch.manual_seed(int(random.combine(seed, "fine-tuning")) % 2**63)              # of the head and of drop path
         network = make_classifier(backbone, len(train.classes), pooling, r.drop_path).to(device)
         _check(network, train, val, r)
-        history = _train(network, train, r, seed, device, progress, None if keep is None else Path(keep))
+        keep = None if keep is None else Path(keep)
+        with kept.alone(keep):
+            history = _train(network, train, r, seed, device, progress, keep)
     return FineTuned(network, predict(network, val), history)
 
 
@@ -205,7 +222,7 @@ def _train(network: nn.Module, train, r: FineTuneRecipe, seed: int, device: torc
     view = replace(SUPERVISED, scale=(r.crop_min, 1.0), jitter=r.jitter)
     labels, size = train.labels(torch.arange(len(train))).cpu(), network.patch_embed.img_size[0]
     per_epoch = len(train) // r.batch_size
-    steps, history, pending, since, begun = r.epochs * per_epoch, [], 0, 0, 0
+    steps, history, pending, since = r.epochs * per_epoch, [], 0, 0
     several, call = distributed.world_size() > 1, network
 
     @functools.lru_cache(2)                                        # reading ahead may be in the next epoch
@@ -220,13 +237,19 @@ def _train(network: nn.Module, train, r: FineTuneRecipe, seed: int, device: torc
     reading = Ahead(train, indices_of, steps, device)
     about = {"recipe": asdict(r), "seed": seed, "images": f"{len(train)} of {train.name}/{train.split}"}
     about |= {"network": kept.fingerprint(network), "content": kept.fingerprint_of_images(train)} if keep else {}
-    if keep and (state := kept.kept(keep, about, STATE)):
+
+    def load(state: dict) -> int:
+        nonlocal history, pending, since
         network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        history, pending, since, begun = state["history"], state["pending"].to(device), state["since"], state["step"]
+        load_optimizer(optimizer, state["optimizer"])
+        history, pending, since = list(state["history"]), state["pending"].to(device), int(state["since"])
         kept.set_random_state(state["random"], device)
-    if several:                                                    # a mask token, say, gets no gradient here
-        call = DistributedDataParallel(network, broadcast_buffers=False, find_unused_parameters=True)
+        return state["step"] if all(line["step"] <= state["step"] for line in history) else -1
+
+    begun = kept.go_on(keep, about, load, steps) if keep else 0
+    if several:                                                    # a mask token gets no gradient here
+        unused = not isinstance(network, ViT) or "mask_token" in dict(network.named_parameters())
+        call = DistributedDataParallel(network, broadcast_buffers=False, find_unused_parameters=unused)
     call.train()
     progress = progress and distributed.rank() == 0
     for step in tqdm(range(begun, steps), desc="fine-tuning", unit="step", disable=not progress, leave=False, initial=begun,

@@ -110,6 +110,7 @@ class Protocol:
     trust: float | None = None        # of LARS; None is plain SGD
     batch_norm: bool = False          # before the heads, without scale and shift of its own
     augment: bool = False             # a random crop and flip of each image, new in each epoch
+    pooling: str = ""                 # where the paper says which; else that of the objective
 
 
 PROTOCOLS = {
@@ -120,7 +121,8 @@ PROTOCOLS = {
     "mocov3": Protocol((3.0,), (0.0,), batch_size=1024, epochs=90, by_epoch=True, augment=True),
     # He et al. 2022, the official main_linprobe.py. LARS moves the weights by a share of their length, so that what it learns
     # depends on how many images it sees in all: 115 million there. A set of ten thousand needs far more epochs than 90.
-    "mae": Protocol((0.1,), (0.0,), batch_size=16_384, epochs=90, warmup_epochs=10, trust=1e-3, batch_norm=True, augment=True),
+    "mae": Protocol((0.1,), (0.0,), batch_size=16_384, epochs=90, warmup_epochs=10, trust=1e-3, batch_norm=True, augment=True,
+                    pooling="cls"),
     # Many heads at once is the idea of DINOv2's evaluator (Oquab et al. 2023); the grid is our own.
     "sweep": Protocol((0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0), (0.0, 1e-4, 1e-3, 1e-2), batch_size=1024, epochs=50,
                       batch_norm=True),
@@ -196,10 +198,15 @@ def train_heads(features_of, labels: Tensor, images: Tensor, p: Protocol, dim: i
     peak, decay = grid[:, :, None, None].unbind(1)                                 # (K, 1, 1) each
     heads = Heads(len(grid), dim, int(labels.max()) + 1, p.batch_norm, seed).to(labels.device)
     velocities = torch.zeros_like(heads.weights), torch.zeros_like(heads.biases)
-    steps, begun = len(images) // p.batch_size, 0
-    if keep and (state := kept.kept(keep, about, {"epoch", "heads", "velocities"})):
+    steps = len(images) // p.batch_size
+
+    def load(state: dict) -> int:
         heads.load_state_dict(state["heads"])
-        velocities, begun = tuple(v.to(labels.device) for v in state["velocities"]), state["epoch"]
+        for mine, theirs in zip(velocities, state["velocities"], strict=True):
+            mine.copy_(theirs)
+        return state["epoch"]
+
+    begun = kept.go_on(keep, about, load, p.epochs) if keep else 0
     for epoch in range(begun, p.epochs):
         order = images[random.permutation(random.combine("linear order", seed, epoch), len(images))]
         for step, chosen in enumerate(order.split(p.batch_size)[:steps]):
@@ -276,6 +283,7 @@ def published_probe(backbone: VisionTransformer, train, val, protocol: str, pool
     about = {"protocol": asdict(p), "seed": seed, "images": f"{len(train)} of {train.name}/{train.split}", "pooling": pooling,
              "depth": depth, "scale": [list(x or ()) for x in (mean, std)], "network": kept.fingerprint(backbone),
              "content": kept.fingerprint_of_images(train)} if keep else {}
-    heads = train_heads(features_of, labels, torch.arange(len(train)), p, queries.shape[1], seed,
-                        None if keep is None else Path(keep), about)
+    keep = None if keep is None else Path(keep)
+    with kept.alone(keep):
+        heads = train_heads(features_of, labels, torch.arange(len(train)), p, queries.shape[1], seed, keep, about)
     return heads(queries)[0].argmax(1).cpu()

@@ -3,9 +3,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import timm
+import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import HfHubHTTPError
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
 from lib.errors import CourseError
@@ -66,7 +68,27 @@ def _timm(name: str) -> Subject:
         raise CourseError(f"timm cannot make {name!r}: {reason}") from None
     if not hasattr(backbone, "blocks") or not hasattr(backbone, "patch_embed"):
         raise CourseError(f"{name} is no Vision Transformer of timm's kind: it has no blocks or no patch_embed")
-    return Subject(backbone, untrained, backbone.patch_embed.img_size[0], None, "medium", "cls", {"timm": name})
+    for network in (backbone, untrained):
+        _take_imagenet_normalized(network, backbone.pretrained_cfg, name)
+    cls = backbone.num_prefix_tokens and backbone.global_pool == "token"
+    size, pooling = backbone.patch_embed.img_size[0], "cls" if cls else "mean"
+    return Subject(backbone, untrained, size, None, "medium", pooling, {"timm": name})
+
+
+def _take_imagenet_normalized(network: nn.Module, published: dict, name: str) -> None:
+    """Change the patch projection so that images normalised with ImageNet's mean and std are to it what its own were."""
+    mean, std = (tuple(published[key]) for key in ("mean", "std"))
+    if (mean, std) == (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD):
+        return
+    projection = getattr(network.patch_embed, "proj", None)
+    if not isinstance(projection, nn.Conv2d) or projection.in_channels != 3:
+        raise CourseError(f"{name} wants images normalised by {mean} and {std}, and its patch embedding is not a convolution "
+                          "that could be adapted; in Python, give mean and std to lib.evaluation.features.extract")
+    if projection.bias is None:
+        projection.bias = nn.Parameter(torch.zeros(projection.out_channels))
+    held = {f"patch_embed.proj.{key}": x.detach() for key, x in projection.state_dict().items()}
+    adapted = official.renormalize(held, mean, std)
+    projection.load_state_dict({key.removeprefix("patch_embed.proj."): x for key, x in adapted.items()})
 
 
 def _weights_in_reach(name: str) -> None:

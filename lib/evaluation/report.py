@@ -76,8 +76,19 @@ def check_out(out: str | None) -> None:
             raise CourseError(f"{out} is a folder; --out is the JSON file to write")
         if os.path.lexists(out) and (not Path(out).is_file() or Path(out).suffix != ".json"):
             raise CourseError(f"{out} is there already and is no .json file; choose another --out")
+        if Path(out).is_file() and not _is_report(Path(out)):
+            raise CourseError(f"{out} is there already and is no report, or a damaged one; choose another --out")
         if len(os.fsencode(Path(out).name)) > 200:
             raise CourseError(f"the name {Path(out).name[:30]}... is too long for a file; choose another --out")
+
+
+def _is_report(path: Path) -> bool:
+    """Whether a file may be replaced by another report."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and "command" in found
 
 
 def commit() -> str:

@@ -114,7 +114,7 @@ def read_categories(path: str | Path) -> dict[str, str]:
         categories = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))["wnid_to_category"]
         if not all(isinstance(category, str) for category in categories.values()):
             raise TypeError("a category that is no word")
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise CourseError(f"{path} is no map of categories ({error}): it takes a JSON file with an entry \"wnid_to_category\", "
                           "such as {\"n02690373\": \"airplane\", ...}") from error
     return categories

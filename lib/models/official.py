@@ -9,6 +9,7 @@ and AugReg were trained with 0.5 for both; their patch projection is changed so 
 import contextlib
 import datetime
 import json
+import operator
 import os
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -188,14 +189,16 @@ def weights(name: str) -> dict[str, Tensor]:
     return tensors
 
 
-def renormalize(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights for images normalised with 0.5 and 0.5 -> weights that give the same tokens for ImageNet's mean and std.
+def renormalize(tensors: dict[str, Tensor], mean: tuple[float, ...] = (0.5,) * 3,
+                std: tuple[float, ...] = (0.5,) * 3) -> dict[str, Tensor]:
+    """Weights for images normalised with `mean` and `std` -> weights that give the same tokens for ImageNet's.
 
-    x = STD z + MEAN, so (x - 0.5) / 0.5 = 2 STD z + (2 MEAN - 1), and the patch projection is linear.
+    x = STD z + MEAN, so (x - mean) / std = (STD / std) z + (MEAN - mean) / std, and the patch projection is linear.
     """
+    mean, std = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (mean, std))
     weight = tensors["patch_embed.proj.weight"].double()                           # (D, 3, p, p)
-    bias = tensors["patch_embed.proj.bias"] + (weight * (2 * MEAN.double() - 1)).sum((1, 2, 3))
-    changed = {"patch_embed.proj.weight": weight * 2 * STD.double(), "patch_embed.proj.bias": bias}
+    bias = tensors["patch_embed.proj.bias"] + (weight * (MEAN.double() - mean) / std).sum((1, 2, 3))
+    changed = {"patch_embed.proj.weight": weight * STD.double() / std, "patch_embed.proj.bias": bias}
     return tensors | {key: x.to(torch.promote_types(tensors[key].dtype, torch.float32)) for key, x in changed.items()}
 
 
@@ -209,6 +212,8 @@ def path_of(name: str) -> Path:
 def fetch(name: str) -> Path:
     """The file of a checkpoint, downloaded if it is not there. Raises CourseError if that fails: see `download`."""
     checkpoint, path = known(name), path_of(name)
+    if path.is_dir():
+        raise CourseError(f"{path} is a folder, and the file of {name} belongs there: move it away")
     if not path.is_file():
         record = _read_record(path)
         download(checkpoint.address, path, record.get("bytes"), record.get("sha256", checkpoint.sha256),
@@ -247,7 +252,7 @@ def _record(path: Path) -> Path:
 def _read_record(path: Path) -> dict:
     try:
         record = json.loads(_record(path).read_text())
-        return {"bytes": record["bytes"], "sha256": record["sha256"]} | record
+        return record | {"bytes": operator.index(record["bytes"]), "sha256": "" + record["sha256"]}
     except FileNotFoundError:
         return {}
     except (ValueError, TypeError, KeyError):

@@ -12,7 +12,7 @@ import math
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath
-from torch import Tensor
+from torch import Tensor, nn
 
 from lib import distributed, random
 from lib.data.views import DINO_GLOBAL, DINO_LOCAL, ViewRecipe, make_view, repeat
@@ -90,6 +90,10 @@ class DINO(Objective):
         follow(self.teacher_head, self.student_head, momentum_at(progress, self.momentum))
         self.temperature = self.temperature_at(progress)
         self.student_head.frozen = progress < self.freeze_last
+
+    def resting(self) -> tuple[nn.Parameter, ...]:
+        """Moments fed with zeros would make the first steps of the prototypes, once they are free, several times too long."""
+        return (self.student_head.prototypes.weight,) if self.student_head.frozen else ()
 
     def temperature_at(self, progress: float) -> float:
         """The teacher's temperature: a line, then constant."""

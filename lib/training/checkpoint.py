@@ -126,5 +126,5 @@ def read_export(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
             if not isinstance(recipe, dict) or not isinstance(recipe.get("objective", ""), str):
                 raise OSError("its recipe is none")
             return {name: file.get_tensor(name) for name in file.keys()}, recipe  # noqa: SIM118 (not a dict)
-    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+    except (SafetensorError, json.JSONDecodeError, OSError, RecursionError) as error:
         raise CourseError(f"{path} cannot be read ({error}): damaged; train or copy it again") from None

@@ -44,8 +44,8 @@ class Assumptions:
     def __post_init__(self):
         if self.gpus < 1:
             raise CourseError(f"a plan needs at least 1 GPU, got --gpus {self.gpus}")
-        if not 0 < self.utilisation <= 1 or not 0 < self.tflops < float("inf") or not 0 <= self.price < float("inf"):
-            raise CourseError("a plan needs a utilisation above 0 and up to 1, TFLOP/s above 0 and a price that is not "
+        if not 1e-6 <= self.utilisation <= 1 or not 1e-6 <= self.tflops < float("inf") or not 0 <= self.price < float("inf"):
+            raise CourseError("a plan needs a utilisation from 1e-6 to 1, at least 1e-6 TFLOP/s and a price that is not "
                               f"negative, got {self.utilisation}, {self.tflops} and {self.price}")
         if not 0 < self.gpu_memory < float("inf"):
             raise CourseError(f"a GPU has more than 0 GB of memory, got --gpu-memory {self.gpu_memory}")
@@ -218,6 +218,7 @@ def show(r: Recipe, scale: str, given: Assumptions) -> str:
         *packed_file(r, p.images),
         f"steps       {p.steps:,} of {r.batch_size:,} images, {r.epochs:,} epochs of {p.steps // r.epochs:,}; "
         f"{p.steps * r.batch_size:,} samples seen",
+        optimiser(r),
         f"parameters  {p.backbone:,} backbone + {p.heads:,} heads + {p.copies:,} copies without a gradient; "
         f"{p.trained:,} are trained",
         f"memory      ≈ {sum(gb.values()):.1f} GB on each of {given.gpus} GPU(s), {p.local:,} images each{parts}, the sum of",
@@ -240,8 +241,17 @@ def show(r: Recipe, scale: str, given: Assumptions) -> str:
         lines.append(f"cost        ≈ {p.gpu_hours * given.price:,.0f} at {given.price:g} a GPU-hour")
     if scale == "paper":
         stored = f"; views are cut from photographs stored as squares of {r.stored_size} pixels" if r.stored_size else ""
-        lines.append(f"departures  from the paper: {DEPARTURES[objective_of(r)]}{stored}")
+        huge = "; a published ViT-H has patches of 14 pixels" if (r.model, r.patch_size) == ("vit_huge", 16) else ""
+        lines.append(f"departures  from the paper: {DEPARTURES[objective_of(r)]}{stored}{huge}")
     return "\n".join(lines)
+
+
+def optimiser(r: Recipe) -> str:
+    """A line about its settings over time."""
+    end = f"a cosine to {r.learning_rate_end:g}" if r.schedule == "cosine" else "a tenth of it in the last eighth"
+    decay = f"{r.weight_decay:g}" + (f" to {r.weight_decay_end:g}" if r.weight_decay_end else "")
+    return (f"optimiser   AdamW, learning rate {r.learning_rate:g} after {r.warmup_epochs:g} epochs of warm-up, then {end}; "
+            f"weight decay {decay}")
 
 
 def verdict(r: Recipe, needed: float, given: Assumptions) -> str:

@@ -101,6 +101,8 @@ class Trainer:
         self.dtype = torch.float64 if r.precision == "fp64" else torch.float32
         self.objective = build(r).to(self.device, self.dtype)
         self.sharded = r.shard and processes > 1
+        if r.compile and self.sharded:                             # their insides, or nothing would be: see `compile_blocks`
+            sharding.compile_blocks(self.objective)
         if r.checkpoint_blocks:
             memory.checkpoint_blocks(self.objective)
         if self.sharded:
@@ -112,9 +114,8 @@ class Trainer:
         self.pending, self.since = {}, 0                          # sums of what was logged since a step, for the next line
         self.first_bad = torch.full((), math.inf, device=self.device)              # the first step that was not finite
         self._open_folder(resume)
-        if r.compile:
-            for module in sharding.blocks(self.objective) if self.sharded else [self.objective]:
-                module.compile()
+        if r.compile and not self.sharded:
+            self.objective.compile()
         warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")         # its new name does something else
         replicated = processes > 1 and not self.sharded
         self.call = self.objective
@@ -159,11 +160,13 @@ class Trainer:
         try:
             sharding.load_weights(self.objective, state["objective"])
             sharding.load_optimizer(self.optimizer, state["optimizer"])
+            self.step, self.history, self.since = state["step"], state["history"], state["pending"]["since"]
+            self.pending = {name: value.to(self.device) for name, value in state["pending"]["sums"].items()}
+            if not 0 <= self.since <= self.step <= self.steps or any(line["step"] > self.step for line in self.history):
+                raise ValueError
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError):
-            raise CourseError(f"the weights in {self.folder} do not fit this recipe: they were written by another version of "
-                              "the course; choose another --out") from None
-        self.step, self.history, self.since = state["step"], state["history"], state["pending"]["since"]
-        self.pending = {name: value.to(self.device) for name, value in state["pending"]["sums"].items()}
+            raise CourseError(f"the checkpoint in {self.folder} does not fit this recipe: it was changed, or another version "
+                              "of the course wrote it; choose another --out") from None
 
     def save(self) -> None:
         """Write last.pt: weights of all networks, optimiser, step (and with it schedules and position), history."""
@@ -214,6 +217,8 @@ class Trainer:
             learned = [p for p in self.objective.parameters() if p.grad is not None]
             for together in [[p] for p in learned] if r.clip_each else [learned]:
                 nn.utils.clip_grad_norm_(together, r.clip_norm)
+        for parameter in self.objective.resting():
+            parameter.grad = None
         self.optimizer.step()
         return logs
 
@@ -248,15 +253,14 @@ class Trainer:
 
     def _run(self) -> None:
         r, main, stop = self.recipe, distributed.rank() == 0, False
-        bar = tqdm(total=self.steps * r.batch_size, initial=self.step * r.batch_size, unit="img", unit_scale=True,
-                   disable=not (self.progress and main))
         with contextlib.ExitStack() as opened:
             opened.enter_context(log.alone(self.folder))
             self._check_unused()                                   # another run may have come in between
             self.owns_folder = True
             checkpoint.sweep(self.folder)
             write = opened.enter_context(log.opened(self.folder, self.step, describe(r)))
-            opened.enter_context(bar)
+            bar = opened.enter_context(tqdm(total=self.steps * r.batch_size, initial=self.step * r.batch_size, unit="img",
+                                            unit_scale=True, disable=not (self.progress and main)))
             self._start_clock()
             while self.step < self.steps and not stop:
                 logs = self.train_step(self.step)

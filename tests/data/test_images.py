@@ -353,6 +353,9 @@ def refuse(error):
 
 @pytest.mark.parametrize("arguments, message", [
     (["pack", "nothing"], "no image set 'nothing'"),
+    (["pack", "shapes"], "shapes are drawn when they are needed"),
+    (["fetch", "shapes"], "shapes are drawn when they are needed"),
+    (["pack", ""], "an empty name was given for the images"),
     (["pack", "imagenette"], "python -m lib.data fetch imagenette"),
     (["pack", "imagenette", "--size", "2"], "at least 8 pixels"),
     (["fetch", "tiny-imagenet"], "cs231n.stanford.edu"),
@@ -368,6 +371,15 @@ def test_an_error_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, arg
     said = capsys.readouterr()
     assert said.err.count("\n") == 1 and said.err.endswith("\n")
     assert message in said.err and said.out == ""
+
+
+def test_one_split_is_packed_alone(pets, tmp_path, capsys):
+    """pets: the folder of a set."""
+    for flags, expected in ((["--split", "val"], ["val"]), (["--split", "train"], ["train", "val"])):
+        main(["pack", str(pets), "--size", "16", "--root", str(tmp_path / "root"), *flags])
+        assert sorted(path.name.split("-")[-2] for path in (tmp_path / "root" / "packed").glob("*.images")) == expected
+    assert exit_code(["pack", str(pets), "--whole", "--split", "val", "--root", str(tmp_path / "root")]) == 2
+    assert "leave out --split val" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [[], ["bake"], ["pack"], ["pack", "imagenette", "--size", "large"]])

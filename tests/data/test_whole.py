@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+import lib.data
 from lib import random
 from lib.data import Loaded, in_memory, open_source
 from lib.data.__main__ import main
@@ -44,6 +45,14 @@ def test_all_of_a_photograph_is_kept_with_its_aspect(photos):
     assert centre.images(torch.tensor([0]))[0, 0, :, 0].min() > 30                              # a sixth is cut off
     assert torch.equal(Loaded(whole, limit=2).aspects, whole.aspects[[0, 1]])
     assert torch.equal(in_memory(whole).aspects, whole.aspects)
+
+
+def test_processes_of_one_machine_share_its_memory(photos, monkeypatch):
+    whole = open_source(photos, "train", 32, stored=48)
+    monkeypatch.setattr(lib.data, "FITS", 2.5 * len(whole) * 3 * 48**2)
+    for beside, held in (("", True), ("2", True), ("3", False)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", beside)
+        assert isinstance(in_memory(whole), Loaded) == held
 
 
 def test_the_command_packs_what_training_opens(photos, tmp_path, capsys):

@@ -497,9 +497,30 @@ def test_a_state_of_another_call_is_refused(tmp_path):
                                                 (backbone(), Darker(96), r, 0, "other content")):
         with pytest.raises(CourseError, match=said):
             finetune(network, source, VAL, recipe, seed=seed, device="cpu", keep=path)
+    with pytest.raises(CourseError, match="other network"):         # the same weights, in another place
+        finetune(backbone(), TRAIN, VAL, r, "mean", device="cpu", keep=path)
+    state = torch.load(path, weights_only=True)
+    for changes, said in ((dict(step=7), "step 7 of 6"), (dict(step="3"), "TypeError"), (dict(step=2), "step -1"),
+                          (dict(network={}), "RuntimeError"), (dict(optimizer={}), "KeyError"),
+                          (dict(pending=3.0), "AttributeError"), (dict(history=[1]), "TypeError"),
+                          (dict(random=[]), "IndexError"), (dict(since="x"), "ValueError")):
+        torch.save(state | changes, path)
+        with pytest.raises(CourseError, match=f"{said}.*delete it to begin anew"):
+            finetune(backbone(), TRAIN, VAL, r, device="cpu", keep=path)
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(CourseError, match="delete it to begin anew"):
         finetune(backbone(), TRAIN, VAL, r, device="cpu", keep=path)
     (tmp_path / "file").write_text("")
     with pytest.raises(CourseError, match="cannot write to"):
         finetune(backbone(), TRAIN, VAL, r, device="cpu", keep=tmp_path / "file" / "state.pt")
+
+
+def test_learning_rates_of_published_recipes_follow_the_batch():
+    mae = RECIPES["mae"]
+    half = module.recipe("mae", batch_size=mae.batch_size // 2, mixup=0.0)
+    assert half == replace(mae, batch_size=mae.batch_size // 2, mixup=0.0, learning_rate=mae.learning_rate / 2,
+                           learning_rate_end=mae.learning_rate_end / 2, warmup_start=mae.warmup_start / 2)
+    assert module.recipe("mae", batch_size=64, learning_rate=0.1).learning_rate_end == mae.learning_rate_end
+    assert module.recipe("course", batch_size=32) == replace(RECIPES["course"], batch_size=32)      # no published one
+    with pytest.raises(CourseError, match="no recipe 'beit' of fine-tuning; choose one of course"):
+        module.recipe("beit")

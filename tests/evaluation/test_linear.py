@@ -2,6 +2,7 @@
 import contextlib
 import math
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -441,16 +442,53 @@ def test_a_state_of_another_call_is_refused(sources, tmp_path):
                           (dict(backbone=network), "other network"), (dict(train=more), "other protocol, images, content")):
         with pytest.raises(CourseError, match=said):
             published_probe(**given | changes)
-    tuned = tmp_path / "tuned.pt"
-    kept.keep(tuned, {}, {"step": 3})
-    with pytest.raises(CourseError, match="delete it to begin anew"):
-        published_probe(**given | dict(keep=tuned))
+    state = torch.load(path, weights_only=True)
+    for changes, said in ((dict(heads={}), "RuntimeError"), (dict(heads=[]), "TypeError|AttributeError"),
+                          (dict(velocities=[torch.zeros(2)] * 2), "RuntimeError"), (dict(epoch=2), "step 2 of 1"),
+                          (dict(epoch=True), "step True of 1"), (dict(velocities=[]), "ValueError")):
+        torch.save(state | changes, path)
+        with pytest.raises(CourseError, match=f"{said}.*delete it to begin anew"):
+            published_probe(**given)
     with pytest.raises(CourseError, match="the protocol park runs the backbone once"):
         published_probe(**given | dict(protocol="park"))
 
 
-def test_what_a_killed_writer_left_is_swept_and_nothing_else(tmp_path):
+def test_one_evaluation_at_a_time_keeps_a_state_and_sweeps_what_a_killed_one_left(tmp_path):
     for name in (".state.pt.123", ".other.pt.123", "state.pt.md"):
         (tmp_path / name).touch()
-    assert kept.kept(tmp_path / "state.pt", {}, set()) is None
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.pt.123", "state.pt.md"]
+    with kept.alone(tmp_path / "state.pt"):
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".other.pt.123", "state.pt.lock", "state.pt.md"]
+        with pytest.raises(CourseError, match="another evaluation keeps its state"), kept.alone(tmp_path / "state.pt"):
+            pass
+        with kept.alone(tmp_path / "other.pt"), kept.alone(None):
+            pass
+    with kept.alone(tmp_path / "state.pt"):
+        pass
+    (tmp_path / "file").touch()
+    for broken in (lambda: kept.check(tmp_path / "file" / "x"), lambda: kept.check(tmp_path / "file")):
+        with pytest.raises(CourseError, match=r"cannot keep states in .*file"):
+            broken()
+
+
+def test_a_fingerprint_sees_every_image_and_the_names_of_weights(sources):
+    train = sources[0]
+    changed = Loaded(Shapes("train", 20, 60, "easy"))
+    assert kept.fingerprint_of_images(changed) == kept.fingerprint_of_images(train)
+    changed.all_images[37, 0, 3, 3] ^= 1
+    assert kept.fingerprint_of_images(changed) != kept.fingerprint_of_images(train)
+    first, second = nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.Identity(), nn.Linear(2, 2))
+    second[1].load_state_dict(first[0].state_dict())
+    assert kept.fingerprint(first) != kept.fingerprint(second)
+
+
+def test_an_image_set_on_the_disk_is_told_by_the_checksums_of_its_file():
+    class Packed(Shapes):
+        header: ClassVar[dict] = {"checksums": [1, 2]}
+
+        def images(self, indices):
+            raise AssertionError("393 GB are not read")
+
+    first, second = (Packed("train", 16, 10, "easy") for _ in range(2))
+    assert kept.fingerprint_of_images(first) == kept.fingerprint_of_images(second)
+    second.header = {"checksums": [1, 3]}
+    assert kept.fingerprint_of_images(first) != kept.fingerprint_of_images(second)

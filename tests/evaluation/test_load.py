@@ -1,10 +1,13 @@
 """Networks of timm by name: what is neither on the disk nor to be had is one line at once, and all else is left to timm."""
+import copy
 import time
 from types import SimpleNamespace
 
 import pytest
+import torch
 from huggingface_hub.errors import HfHubHTTPError
 
+from lib.data.views import normalize
 from lib.errors import CourseError
 from lib.evaluation import load
 
@@ -42,6 +45,41 @@ def test_what_is_on_the_disk_needs_no_network(hub):
         hub.cached = (file,)
         assert load.open_subject(f"timm:{NAME}").size == 224
     assert hub.asked == []
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_weights_that_want_another_normalisation_see_their_own(hub, monkeypatch, bias):
+    """An image normalised as everywhere in the course is to them what they were trained on."""
+    create = load.timm.create_model
+    made = []
+
+    def create_small(name, pretrained, num_classes):
+        made.append(create("vit_tiny_patch16_224", pretrained, num_classes))
+        if not bias:
+            made[-1].patch_embed.proj.bias = None
+        made[-1].pretrained_cfg = made[-1].pretrained_cfg | {"mean": (0.5, 0.4, 0.3), "std": (0.5, 0.6, 0.7)}
+        before.append(copy.deepcopy(made[-1]))
+        return made[-1]
+
+    before = []
+    monkeypatch.setattr(load.timm, "create_model", create_small)
+    subject = load.open_subject("timm:any")
+    images = torch.rand(2, 3, 224, 224)
+    mean, std = (torch.tensor(x).view(3, 1, 1) for x in ((0.5, 0.4, 0.3), (0.5, 0.6, 0.7)))
+    for network, original in zip((subject.backbone, subject.untrained), before, strict=True):
+        with torch.no_grad():
+            found, expected = network.patch_embed(normalize(images)), original.patch_embed((images - mean) / std)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_imagenets_normalisation_changes_nothing_and_pooling_is_that_of_the_model(hub, monkeypatch):
+    hub.cached = ("model.safetensors",)
+    subject = load.open_subject("timm:deit_tiny_patch16_224")
+    assert subject.pooling == "cls" and subject.backbone.pretrained_cfg["mean"] == load.IMAGENET_DEFAULT_MEAN
+    assert load.open_subject("timm:vit_base_patch16_rpn_224").pooling == "mean"         # it has no CLS token
+    monkeypatch.setattr(load, "IMAGENET_DEFAULT_MEAN", (0.1, 0.1, 0.1))
+    with pytest.raises(CourseError, match="not a convolution"):
+        load.open_subject("timm:vit_tiny_r_s16_p8_224")
 
 
 def test_a_server_that_answers_is_left_to_timm(hub):

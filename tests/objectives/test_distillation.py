@@ -259,6 +259,7 @@ def test_prototypes_stand_still_during_freeze_last(freeze, progress, frozen):
     assert loss == expected                                        # only gradients differ, and only those of the prototypes
     for (name, p), q in zip(model.named_parameters(), free.parameters(), strict=True):
         if name == "student_head.prototypes.weight":
+            assert [id(still) for still in model.resting()] == [id(p)] * frozen
             assert p.grad is not None and bool((p.grad == 0).all()) == frozen
         elif p.requires_grad:
             torch.testing.assert_close(p.grad, q.grad, rtol=1e-9, atol=1e-12)

@@ -1,4 +1,5 @@
 """`python -m lib.training` and `python -m lib.evaluation`: help that tells, and one line for whatever is wrong."""
+import itertools
 import json
 import os
 import re
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from lib import cli
 from lib.evaluation import __main__ as evaluation
@@ -174,7 +176,7 @@ WRONG = [
     (["mae", "--gpus", "4"], "--gpus, --tflops, --utilisation, --price, --gpu-memory belong to --dry-run"),
     (["mae", "--dry-run", "--gpus", "0"], "a plan needs at least 1 GPU, got --gpus 0"),
     (["mae", "--dry-run", "--gpus", "3"], "a batch of 128 does not divide over 3 GPUs"),
-    (["mae", "--dry-run", "--utilisation", "1.5"], "utilisation above 0 and up to 1"),
+    (["mae", "--dry-run", "--utilisation", "1.5"], "utilisation from 1e-6 to 1"),
     (["mae", "--dry-run", "--gpu-memory", "0"], "more than 0 GB of memory, got --gpu-memory 0"),
     (["mae", "--dry-run", "--data", "nowhere"], "no image set 'nowhere'"),
     (["simmim", *SMALL, "--images", "1000000000000"], "not enough memory"),
@@ -273,6 +275,54 @@ def test_every_yardstick_writes_both_networks(run, capsys, command, more, inside
     assert "  trained" in out and "untrained" in out
 
 
+def test_a_published_protocol_decides_its_pooling_and_what_a_head_is_trained_on(run, monkeypatch):
+    """The middle of photographs at --crop, as in the test; but random crops where the protocol makes them. MAE probes CLS."""
+    seen = []
+
+    def watched(backbone, train, val, protocol, pooling, depth, seed, keep):
+        seen.append((type(train).__name__, train.size, pooling, seed))
+        return torch.zeros(len(val), dtype=torch.int64)
+
+    monkeypatch.setattr(evaluation, "published_probe", watched)
+    monkeypatch.setattr(evaluation, "in_memory", lambda source: source)
+    for label, n in itertools.product(("grey", "red"), range(12)):
+        for split in ("train", "val"):
+            path = Path("photos") / split / label / f"{n}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (70, 64), (90 + 9 * n, 90, 90)).save(path)
+    monkeypatch.setenv("COURSE_DATA", str(Path("cache").absolute()))
+    Path("cache").mkdir()
+    flags = ("frozen", str(run), "--data", "photos", "--crop", "0.5", "--no-untrained", "--out", "p.json", "--device", "cpu")
+    for protocol, more in (("park", ()), ("mae", ("--seed", "3")), ("mae", ("--pooling", "mean")), ("mocov3", ())):
+        assert call(evaluation.main, *flags, "--protocol", protocol, *more) == 0
+        result = json.loads(Path("p.json").read_text())
+        assert result["settings"]["protocol"] == protocol and result["settings"]["crop"] == 0.5 and result["processes"] == 1
+    assert seen == [("Centre", 16, "mean", 0), ("PackedImages", 16, "cls", 3), ("PackedImages", 16, "mean", 0),
+                    ("PackedImages", 16, "mean", 0)]
+    assert sorted(p.stem.rsplit("-")[-1] for p in Path("cache/packed").glob("*-train-*.images")) == ["16", "32"]
+
+
+def test_fine_tuning_takes_every_field_of_its_recipe(run):
+    flags = ("--images", "64", "--recipe", "mae", "--epochs", "1", "--warmup-epochs", "0", "--batch-size", "32", "--drop-path",
+             "0", "--layer-decay", "0.5", "--no-untrained", "--device", "cpu", "--out", "t.json")
+    assert call(evaluation.main, "finetune", str(run), *flags) == 0
+    settings = json.loads(Path("t.json").read_text())["settings"]["tuning"]
+    assert settings["layer_decay"] == 0.5 and settings["learning_rate"] == pytest.approx(2e-3 / 32) and settings["mixup"] == 0.8
+
+
+def test_a_log_that_was_changed_costs_no_measurement(run):
+    log = run / "log.jsonl"
+    before = log.read_text()
+    try:
+        strange = ('{"step": NaN, "loss": 1}', '{"step": "x"}', '{"step": 3, "loss": Infinity}', "[1]", '{"loss": 2}', "half a")
+        log.write_text(before + "\n".join(strange))
+        flags = ("--images", "100", "--no-untrained", "--device", "cpu", "--out", "l.json")
+        assert call(evaluation.main, "dense", str(run), *flags) == 0
+    finally:
+        log.write_text(before)
+    assert len(json.loads(Path("l.json").read_text())["log"]) == len(before.splitlines())
+
+
 def test_the_control_can_be_left_out(run):
     flags = ("--images", "100", "--no-untrained", "--device", "cpu", "--out", "z.json")
     assert call(evaluation.main, "dense", str(run), *flags) == 0
@@ -320,7 +370,16 @@ def test_a_reader_that_goes_away_is_no_traceback():
     (["shape-bias", "RUN", "--data", "imagenette"], "--data imagenette goes with --stimuli"),
     (["shape-bias", "RUN", "--stimuli", "sets", "--categories", "x.json"], "--stimuli are of ImageNet's classes"),
     (["finetune", "RUN", "--keep", ""], "an empty name was given for --keep"),
-    (["RUN", "--crop", "0"], "--crop is a share of the short side, above 0 and at most 1, got 0.0"),
+    (["RUN", "--crop", "1e-320"], "--crop is a share of the short side, from 0.01 to 1, got 1e-320"),
+    (["RUN", "--crop", "0.5"], "--crop is of photographs, and shapes are square; leave it out"),
+    (["RUN", "--stored-size", "320"], "--stored-size is of photographs"),
+    (["RUN", "--data", "sets", "--difficulty", "hard"], "--difficulty is of shapes, and sets has one only"),
+    (["RUN", "--seed", "3"], "--seed is for --protocol"),
+    (["depths", "RUN", "--seed", "3"], "unrecognized arguments: --seed"),
+    (["shape-bias", "RUN", "--categories", "x.json"], "--categories goes with --stimuli"),
+    (["finetune", "RUN", "--layer-decay", "2"], "layer_decay must lie from 1e-06 to 1, got 2.0"),
+    (["finetune", "RUN", "--keep", "RUN/recipe.json"], "cannot keep states in .*recipe.json"),
+    (["RUN", "--out", "RUN/recipe.json"], "recipe.json is there already and is no report"),
     (["RUN", "--images", "9" * 20], "from 1 image to a million millions"),
     (["noise", "RUN", "--seed", "9" * 20], "--seed must fit into 64 bits"),
     (["RUN", "--out", "RUN/last.pt"], "last.pt is there already and is no .json file"),

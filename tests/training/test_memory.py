@@ -1,12 +1,15 @@
 """Less memory, the same gradients: a batch in parts, blocks computed twice."""
+from functools import partial
+
 import pytest
 import torch
 from timm.models.vision_transformer import Block
 
 from lib.data import Loaded, open_source
 from lib.training import checkpoint
-from lib.training.memory import parts
+from lib.training.memory import checkpoint_blocks, parts
 from lib.training.recipes import recipe
+from lib.training.sharding import compile_blocks
 from lib.training.trainer import Trainer
 
 TINY = dict(images=32, epochs=2, batch_size=16, image_size=16, patch_size=4, model="vit_nano", warmup_epochs=0.5, knn_every=0,
@@ -52,6 +55,29 @@ def test_parts_have_the_gradients_of_the_whole(objective, count, source):
     whole, split = gradients(source, objective), gradients(source, objective, accumulate=count)
     assert_same(whole[0], split[0])
     assert_same(whole[1], split[1])
+
+
+def test_compiled_blocks_are_compiled_though_they_are_checkpointed(source):
+    """FSDP2 and checkpoints wrap a block; asked to compile what wraps it, PyTorch would compile nothing, and say nothing."""
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(len(graph.graph.nodes))
+        return graph.forward
+
+    torch._dynamo.reset()
+    trainer = Trainer(recipe("mae", **TINY | SMALL["mae"]), source)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+        compile_blocks(trainer.objective)
+    checkpoint_blocks(trainer.objective)
+    trainer.objective.train()
+    loss, _ = trainer.objective(trainer.prepare(0))
+    loss.backward()
+    found = {name: p.grad for name, p in trainer.objective.named_parameters() if p.grad is not None}
+    assert graphs and max(graphs) > 10
+    assert_same(found, gradients(source, "mae")[0])
+    torch._dynamo.reset()
 
 
 def test_only_one_part_is_in_the_network_at_a_time(source):

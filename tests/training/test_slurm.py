@@ -15,7 +15,7 @@ STANDINS = {
         done
         exit $worst""",
     "scontrol": 'echo "scontrol $*" >> calls.txt; if [ "$1" = show ]; then echo node7; echo node8; fi',
-    "squeue": 'echo $STATE',
+    "squeue": 'echo "squeue $2" >> calls.txt; echo $STATE',
     "python": """echo "$RANK $LOCAL_RANK $WORLD_SIZE $MASTER_ADDR $*" >> calls.txt
         trap : TERM; if [ "$SIGNALLED" ]; then kill -TERM 0; fi               # to the whole process group, as SLURM does
         set -- $STATUS; if [ $RANK = 1 ] && [ "$2" ]; then exit $2; fi; exit $1""",
@@ -108,6 +108,36 @@ def test_an_evaluation_is_started_and_comes_back_with_the_same_words(submit, nam
         assert f"0 1 2 node7 -m lib.evaluation {' '.join(words)}" in calls
     assert not list((submit.folder / "results").iterdir())
     assert submit(0, *words[:-1], "here.json")[0] == 0
+
+
+def test_an_evaluation_that_failed_because_a_process_was_stopped_before_it_comes_back(submit):
+    """They end one by one: the other may find its partner gone. A training's processes agree beforehand."""
+    words = ["finetune", "runs/x", "--keep", "runs/x", "--out", "x.json"]
+    status, calls = submit("75 1", *words)
+    assert status == os.EX_TEMPFAIL and calls[-1] == "scontrol requeue 4711" and "srun --wait=60" in calls
+    assert submit("1 1", *words)[0] == 1 and not [call for call in submit("1 1", *words)[1] if "requeue" in call]
+    assert not [call for call in submit(0, "mae", "--out", "run")[1] if "--wait" in call]
+
+
+def test_an_evaluation_that_keeps_nothing_does_not_begin_anew_for_ever(submit):
+    words = ["finetune", "runs/x", "--out", "x.json"]
+    for count, comes_back in (("0", True), ("2", True), ("3", False)):
+        status, calls = submit(75, *words, SLURM_RESTART_COUNT=count)
+        assert status == os.EX_TEMPFAIL and ("scontrol requeue 4711" in calls) == comes_back
+    for kept in (["--keep", "k"], ["--keep=k"]):
+        assert "scontrol requeue 4711" in submit(75, *words, *kept, SLURM_RESTART_COUNT="9")[1]
+
+
+def test_of_an_array_one_task_is_put_back(submit):
+    """The number of the array is also that of one of its tasks: asked for by it, squeue answers for all of them."""
+    task = dict(SLURM_ARRAY_JOB_ID="4711", SLURM_ARRAY_TASK_ID="5")
+    assert submit(75, "mae", "--out", "run", **task)[1][-2:] == ["squeue --jobs=4711_5", "scontrol requeue 4711_5"]
+    assert submit(75, "mae", "--out", "run")[1][-2:] == ["squeue --jobs=4711", "scontrol requeue 4711"]
+
+
+def test_each_process_knows_how_many_share_its_machine(submit):
+    (submit.folder / "python").write_text("#!/bin/bash\necho $LOCAL_WORLD_SIZE >> calls.txt\n")
+    assert submit(0, "mae", "--out", "run", SLURM_STEP_TASKS_PER_NODE="8(x2)")[1][-2:] == ["8", "8"]
 
 
 @pytest.mark.parametrize("name", ["mae", "finetune"])

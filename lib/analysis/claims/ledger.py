@@ -45,8 +45,9 @@ def written(path: Path = LEDGER) -> list[dict]:
         return json.loads(path.read_text())["claims"]
     except FileNotFoundError:
         raise CourseError(f"{path} does not exist; python -m lib.analysis claims writes it") from None
-    except (json.JSONDecodeError, KeyError):
-        raise CourseError(f"{path} is damaged; python -m lib.analysis claims writes it anew") from None
+    except (ValueError, KeyError, TypeError):
+        raise CourseError(f"{path} is no ledger, or a damaged one; delete it, and python -m lib.analysis claims writes it "
+                          "anew") from None
 
 
 def of_world(entries: list[dict], world: str) -> dict[str, dict]:
