@@ -5,10 +5,12 @@ Start with torchrun: `torchrun --nproc-per-node 2 -m lib.training mocov3 --scale
 """
 import math
 import os
+import warnings
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from lib.errors import CourseError
 from lib.precision import widen
@@ -59,6 +61,12 @@ def world_size() -> int:
 
 def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
+
+
+def replicate(module: nn.Module, **settings) -> DistributedDataParallel:
+    """One copy of the module in each process, whose gradients are averaged. Its buffers stay each process's own."""
+    warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")             # its new name does something else
+    return DistributedDataParallel(module, broadcast_buffers=False, **settings)
 
 
 def check_same(settings: dict) -> None:

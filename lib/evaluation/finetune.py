@@ -25,7 +25,6 @@ import torch
 import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from lib import distributed, random
@@ -249,7 +248,7 @@ def _train(network: nn.Module, train, r: FineTuneRecipe, seed: int, device: torc
     begun = kept.go_on(keep, about, load, steps) if keep else 0
     if several:                                                    # a mask token gets no gradient here
         unused = not isinstance(network, ViT) or "mask_token" in dict(network.named_parameters())
-        call = DistributedDataParallel(network, broadcast_buffers=False, find_unused_parameters=unused)
+        call = distributed.replicate(network, find_unused_parameters=unused)
     call.train()
     progress = progress and distributed.rank() == 0
     for step in tqdm(range(begun, steps), desc="fine-tuning", unit="step", disable=not progress, leave=False, initial=begun,

@@ -8,7 +8,6 @@ import math
 import os
 import threading
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -116,11 +115,10 @@ class Trainer:
         self._open_folder(resume)
         if r.compile and not self.sharded:
             self.objective.compile()
-        warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")         # its new name does something else
         replicated = processes > 1 and not self.sharded
         self.call = self.objective
         if replicated:                                            # gradients live in the buckets that travel, not beside them
-            self.call = DistributedDataParallel(self.objective, broadcast_buffers=False, gradient_as_bucket_view=True)
+            self.call = distributed.replicate(self.objective, gradient_as_bucket_view=True)
 
     # -- what a run leaves on disk ---------------------------------------------------------------------------------
 
