@@ -375,8 +375,9 @@ plots.show(figure, alt="MoCo v3: the published distance dips and rises, ours har
 #
 # ### On photographs
 #
-# Is that the shapes' doing? The same body was trained on photographs too (Imagenette, chapter 04). What its networks do
-# with 500 photographs they have not seen was written down by `python -m lib.analysis curves imagenette/NAME`.
+# Is it the shapes' doing, then, that the distance hardly dips? The same body was trained on photographs too (Imagenette,
+# chapter 04). What its networks do with 500 photographs they have not seen was written down by `python -m lib.analysis
+# curves imagenette/NAME`.
 
 # %%
 from lib.analysis.curves import written
@@ -394,14 +395,14 @@ for axis, quantity in zip(axes, ("distance", "nmi")):
 axes[0].set(ylabel="attention distance, px", title="Distance, photographs")
 axes[1].set(ylabel="NMI", title="NMI, photographs")
 axes[0].legend(loc="lower right", fontsize=8)
-plots.show(figure, alt="On photographs: SimMIM's distance dips to 10 px in block 2, the others stay near 33; its NMI is the highest, MoCo v3's near 0.")
+plots.show(figure, alt="On photographs: SimMIM's distance dips to 10 px in block 2, MAE's begins at 26, the others stay near 33; MoCo v3's NMI ends near 0.")
 
 # %% [markdown]
-# On photographs the difference is plainer than on shapes. **SimMIM's blocks 2 and 3 look 10 to 12 px far, hardly more than
-# to the next patch, and its late blocks keep an NMI well above the control's; MoCo v3's falls below random weights from
-# block 6 on.** There every query of MoCo v3 gets nearly the same map: the collapse of the paper, at the end of the network,
-# and here in its whole second half. MAE, masked modelling with a decoder, starts between the two and ends with MoCo v3. The
-# distance of late blocks still tells hardly anything: near the uniform 33 px, or a little below.
+# No: on photographs MoCo v3's distance dips even less, so repeating textures cannot be the whole reason. The two methods
+# differ more in distance than on shapes, and less in late NMI. **SimMIM's blocks 2 and 3 look 10 to 12 px far, hardly more
+# than to the next patch, and late it still looks about 3 px less far than MoCo v3. MoCo v3's NMI falls below that of random
+# weights from block 6 on**, as on shapes: there every query gets nearly the same map. MAE, masked modelling with a decoder,
+# starts between the two and ends with MoCo v3.
 #
 # ## 4. Who is like whom?
 #
@@ -551,10 +552,10 @@ print(f"another seed ≈ {torch.cosine_similarity(other_start, start, dim=0):.3f
 # between it and the others as *objective and amount of training together*. And that attention is global and nearly
 # collapsed is true of the start already. What training added is what differs from the grey curves.
 #
-# ## 5. On photographs
+# ## 5. Shown something else
 #
 # Are these properties of the networks, or of the images we show them? Two photographs come with scikit-learn. Cut out 64
-# squares, make them 64 pixels wide, and measure again. The networks have never seen a photograph, nor a colour.
+# squares, make them 64 pixels wide, and measure again. The networks of shapes have never seen a photograph, nor a colour.
 
 # %%
 from sklearn.datasets import load_sample_images
@@ -668,7 +669,7 @@ for claim, values in claims.items():
 # - **Alike** holds against SimMIM for heads, tokens and blocks. Against the untrained network it fails for heads. And for
 #   tokens it is the shared vector alone: without it, MoCo v3's are *less* alike than either's.
 #
-# The same quantities for every network that ships, blocks 7 to 12:
+# The same quantities for every network of shapes, blocks 7 to 12:
 
 # %%
 print(f"{'':>10}   distance      patches      NMI        weights against the start")
@@ -679,8 +680,9 @@ for name, results in found.items():
 # %% [markdown]
 # MAE, the second masked method (chapter 03), has not collapsed either, and it looks less far than SimMIM to the end:
 # "local" fits it better. (MAE learned from a quarter of the patches; here it is shown all of them.) So the small gap in
-# distance is SimMIM's, and not one of masked modelling as such. The hybrid looks about as far as MoCo v3, and its NMI lies
-# between its parents', far nearer to MoCo v3 (chapter 11).
+# distance is SimMIM's, and not one of masked modelling as such. On photographs (section 3) it is the other way round: there
+# MAE ends as collapsed as MoCo v3, and SimMIM is the more local. Neither is a mark of the method. The hybrid looks about as
+# far as MoCo v3, and its NMI lies between its parents', far nearer to MoCo v3 (chapter 11).
 
 # %% [markdown]
 # ## Exercises

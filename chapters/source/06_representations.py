@@ -533,7 +533,7 @@ for name in names:
 # ## 5. On photographs
 #
 # Two photographs come with scikit-learn. Cut into squares of 64 pixels they are as far from the procedural world as can be:
-# no network here has seen a photograph.
+# no network of this chapter has seen a photograph.
 
 # %%
 from sklearn.datasets import load_sample_images

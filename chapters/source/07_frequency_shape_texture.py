@@ -135,7 +135,7 @@ plots.show(figure, alt="Falling profiles of log amplitude along the diagonal: Mo
 #
 # ## 2. Through the depths
 #
-# One number for an image at each depth: the last point of that profile. For all networks that ship it was measured on 500
+# One number for an image at each depth: the last point of that profile. For all networks of shapes it was measured on 500
 # images (`python -m lib.analysis curves shapes/NAME`); the lines below come from `data/results`. Depth 0 is the embedding,
 # before the first block.
 #
@@ -178,12 +178,13 @@ for name, c in on_photographs.items():
     axis.fill_between(c["depth"], c["low"], c["high"], color=plots.COLORS[name], alpha=0.25, lw=0)
 axis.set(xlabel="depth", xticks=range(13), ylabel="Δ log amplitude", title="On photographs too, MAE stays high and MoCo v3 falls (n = 500)")
 axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-plots.show(figure, alt="Curves by depth on photographs: MAE stays near -2, SimMIM falls early and runs flat beside untrained, MoCo v3 ends lowest.")
+plots.show(figure, alt="Curves by depth on photographs: MAE stays highest, SimMIM falls early and ends level with untrained, MoCo v3 ends lowest.")
 
 # %% [markdown]
-# The order at the end is the same: MAE, SimMIM, MoCo v3. MoCo v3 begins as high as MAE and falls in every block. But SimMIM
-# falls in its first blocks and ends where random weights do: it does not *keep* high frequencies better than a network that
-# has learned nothing. Here it is MoCo v3 that moved away from the control, downwards, and MAE, upwards.
+# MoCo v3 ends lowest again. It begins above the control, falls from block 2 on and is below it from block 4. MAE stays
+# highest. But SimMIM, just above MAE on shapes, falls in its first blocks, lies *below* random weights as far as block 9,
+# and ends where they do: it does not keep high frequencies better than a network that has learned nothing. "CL low" shows
+# in both worlds, "MIM high" for MAE alone.
 #
 # ### What a constant does
 #
@@ -281,9 +282,9 @@ axes[0, 0].set_ylabel("noise"), axes[1, 0].set_ylabel("image + noise")
 plots.show(figure, alt="Noise of a low, a middle and a high band, from broad coloured patches to fine grain, and the hourglass with each.")
 
 # %% [markdown]
-# The coins fall apart for the three channels, so the noise is coloured, and the world is grey: no network has seen colours
-# before. The low band is broad patches and looks weak on paper, and yet shows on the image; the high band looks wild alone,
-# and disappears in the grain that the image has anyway.
+# The coins fall apart for the three channels, so the noise is coloured, and the world is grey: no network of this section
+# has seen colours before. The low band is broad patches and looks weak on paper, and yet shows on the image; the high band
+# looks wild alone, and disappears in the grain that the image has anyway.
 #
 # How strong is it? Take the root mean square of the noise of each band. A ring holds more frequencies the larger it is, so:
 
@@ -722,7 +723,8 @@ chapter07.check_bias_for_shape(bias_for_shape);
 # - The tokens of an image are a picture with D channels. Δ log amplitude compares its finest pattern on the diagonal with
 #   its mean.
 # - By this measure, late, contrastive networks are low and masked ones high, as the paper says; random weights lie between.
-#   The course over depth is another than the paper's, so the ledger (chapter 13) books the claim as not supported.
+#   (On photographs SimMIM ends level with random weights.) The course over depth is another than the paper's, so the ledger
+#   (chapter 13) books the claim as not supported.
 # - A vector that all tokens share moves Δ and tells nothing about an image. Without it, MoCo v3 does not lie below SimMIM
 #   any more.
 # - Published band noise grows with the frequency. Compare bands at equal energy, and drops image by image.
@@ -730,10 +732,10 @@ chapter07.check_bias_for_shape(bias_for_shape);
 #   told to, and the bias of a network blind to texture. Here the biases are accuracies in disguise, and the fall from
 #   congruent to conflict images says more.
 #
-# **Limits.** One small network of each kind, trained on a grey procedural world; intervals are over images, not over seeds
-# of training. DINO learned little. Noise and conflict are read with linear probes; the paper may use others, and fine-tuned
-# networks may answer differently. Faint textures seen through patches of 8 pixels leave little texture bias to find: for
-# that, run the commands above on photographs.
+# **Limits.** One small network of each kind, trained on a grey procedural world, and in section 2 three on photographs;
+# intervals are over images, not over seeds of training. DINO learned little. Noise and conflict are read with linear
+# probes; the paper may use others, and fine-tuned networks may answer differently. Faint textures seen through patches of 8
+# pixels leave little texture bias to find: for that, run the commands above on photographs.
 #
 # **References.** Park et al. 2023, *What Do Self-Supervised Vision Transformers Learn?*, section 3. Park and Kim 2022, *How
 # Do Vision Transformers Work?*, for noise of one band. Geirhos et al. 2019, *ImageNet-trained CNNs are biased towards

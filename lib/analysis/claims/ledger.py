@@ -106,7 +106,7 @@ def markdown(entries: list[dict]) -> str:
     rows, heads = [], ["Claim", "The papers", "Here", "Verdict"] + ["On photographs"] * bool(photographs)
     for found, where in ((shapes, ""), (photographs, " on photographs")):
         if found:
-            many = ", ".join(f"{n} {verdict}" for verdict, n in counts(list(found.values())).items() if n)
+            many = ", ".join(f"{n} {verdict}" for verdict, n in counts(list(found.values())).items())
             rows += [f"{len(found)} claims{where}: {many}.", ""]
     rows += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for id, entry in shapes.items():
