@@ -115,8 +115,8 @@ plots.show(figure, alt="Photographs. Left: all climb in one block, then part a l
 # Hardly, by the mean: after one block stands nearly all that twelve reach, in networks as small as these. **SimMIM gains
 # nothing after block 1** and ends 2.5 points lower; MAE rises until about block 5; MoCo v3's best is block 4, and what it
 # loses after that is within the interval. All three stay above random weights. On the right MoCo v3 and MAE gain some five
-# points after block 1, and SimMIM's CLS lies *below* that of random weights from block 2 on, at the end only just. That its
-# loss asks nothing of CLS cannot be the reason: MAE's asks nothing either, and its CLS does as well as MoCo v3's. That
+# points after block 1, and SimMIM's CLS lies *below* that of random weights from block 2 on, at the end only just. A likely
+# reason, not tested: nothing reads SimMIM's CLS after its last block, while MAE's decoder gets CLS beside the patches. That
 # SimMIM leads early does not show here, and neither does that MoCo v3 gains late.
 #
 # ### Two readers, two curves

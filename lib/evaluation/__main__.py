@@ -12,6 +12,7 @@ from lib import cli
 
 if __name__ == "__main__":                                         # now, since the imports below take seconds
     cli.end_on_sigterm("stopped; the same command begins again, with --keep after the last epoch that was finished")
+
 import argparse
 import contextlib
 import json

@@ -62,7 +62,9 @@ def _official(name: str) -> Subject:
 def _timm(name: str) -> Subject:
     _weights_in_reach(name)
     try:
-        backbone, untrained = (timm.create_model(name, pretrained=p, num_classes=0).eval() for p in (True, False))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)                                   # the control is the same in every process and every start
+            backbone, untrained = (timm.create_model(name, pretrained=p, num_classes=0).eval() for p in (True, False))
     except Exception as error:         # an unknown name, no network, no weights: timm and its hub raise many kinds
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CourseError(f"timm cannot make {name!r}: {reason}") from None

@@ -18,18 +18,6 @@ ROOT = Path(__file__).resolve().parents[2]
 SAID = "stopped; the same command begins again, with --keep after the last epoch that was finished"
 
 
-def environment(*folders: Path, **more: str) -> dict:
-    return os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (*folders, ROOT))), "OMP_NUM_THREADS": "1"} | more
-
-
-def test_while_modules_are_imported(tmp_path):
-    """A stand-in for torch, the first slow import, that is sent the signal."""
-    (tmp_path / "torch.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(60)\n")
-    done = subprocess.run([sys.executable, "-m", "lib.evaluation", "frozen", "x"], env=environment(tmp_path), cwd=tmp_path,
-                          timeout=60, capture_output=True, text=True)
-    assert (done.returncode, done.stderr.strip()) == (os.EX_TEMPFAIL, SAID), done.stderr
-
-
 @pytest.mark.parametrize(("words", "state"), [
     (["finetune", "--recipe", "course", "--warmup-epochs", "0", "--epochs", "12", "--batch-size", "16"], "trained.pt"),
     (["frozen", "--protocol", "mocov3"], "linear-trained.pt")])
@@ -41,7 +29,8 @@ def test_while_it_trains(words, state, tmp_path):
     (tmp_path / "cache").mkdir()
     command = [sys.executable, "-m", "lib.evaluation", *words, "shapes/mae", "--data", tmp_path / "photos", "--device", "cpu",
                "--no-untrained", "--keep", tmp_path / "kept", "--out", tmp_path / "x.json"]
-    settings = dict(env=environment(COURSE_DATA=str(tmp_path / "cache")), cwd=tmp_path, text=True)
+    settings = dict(cwd=tmp_path, text=True, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
+                                                              "COURSE_DATA": str(tmp_path / "cache")})
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, **settings) as process:
         end = time.monotonic() + 120
         while not (tmp_path / "kept" / state).exists() and process.poll() is None and time.monotonic() < end:

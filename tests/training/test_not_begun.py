@@ -1,10 +1,11 @@
-"""SIGTERM before there is a trainer: status 75 and one line, so that a cluster starts the run again."""
+"""SIGTERM before there is a trainer, or an evaluator: status 75 and one line, so that a cluster starts the program again."""
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -15,12 +16,15 @@ def environment(*folders: Path, **more: str) -> dict:
     return os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (*folders, ROOT))), "OMP_NUM_THREADS": "1"} | more
 
 
-def test_while_modules_are_imported(tmp_path):
+@pytest.mark.parametrize(("words", "said"), [(["lib.training", "mae", "--out", "run"], SAID),
+                                              (["lib.evaluation", "frozen", "run"], "stopped; the same command begins again, "
+                                               "with --keep after the last epoch that was finished")])
+def test_while_modules_are_imported(tmp_path, words, said):
     """A stand-in for torch, the first slow import, that is sent the signal."""
     (tmp_path / "torch.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(60)\n")
-    done = subprocess.run([sys.executable, "-m", "lib.training", "mae", "--out", tmp_path / "run"], env=environment(tmp_path),
-                          cwd=tmp_path, timeout=60, capture_output=True, text=True)
-    assert (done.returncode, done.stderr.strip()) == (os.EX_TEMPFAIL, SAID), done.stderr
+    done = subprocess.run([sys.executable, "-m", *words], env=environment(tmp_path), cwd=tmp_path, timeout=60,
+                          capture_output=True, text=True)
+    assert (done.returncode, done.stderr.strip()) == (os.EX_TEMPFAIL, said), done.stderr
 
 
 def test_while_images_are_packed(tmp_path):
