@@ -77,7 +77,7 @@ def test_imagenets_normalisation_changes_nothing_and_pooling_is_that_of_the_mode
     subject = load.open_subject("timm:deit_tiny_patch16_224")
     assert subject.pooling == "cls" and subject.backbone.pretrained_cfg["mean"] == load.IMAGENET_DEFAULT_MEAN
     torch.rand(3)
-    again = load.open_subject("timm:deit_tiny_patch16_224").untrained      # the control of another process, or of the next start
+    again = load.open_subject("timm:deit_tiny_patch16_224").untrained              # as in another process, or at the next start
     assert torch.equal(again.blocks[3].mlp.fc1.weight, subject.untrained.blocks[3].mlp.fc1.weight)
     assert load.open_subject("timm:vit_base_patch16_rpn_224").pooling == "mean"         # it has no CLS token
     monkeypatch.setattr(load, "IMAGENET_DEFAULT_MEAN", (0.1, 0.1, 0.1))
