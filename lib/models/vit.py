@@ -13,14 +13,15 @@ from torch import Tensor, nn
 
 from lib.errors import CourseError
 
-# name: (dim, depth, heads). `vit_nano` is for seconds on a CPU, `vit_micro` for minutes, `vit_slim` as deep as the
-# papers' for hours. From `vit_small` on these are the
+# name: (dim, depth, heads). `vit_nano` is for seconds on a CPU, `vit_micro` for minutes, `vit_thin` and `vit_slim` as deep as
+# the papers' for hours. From `vit_small` on these are the
 # sizes of the papers: MoCo v3, Table 1 (its ViT-S has 12 heads, not DeiT's 6), ViT, Table 1. `vit_tiny` has DeiT-Ti's width
 # and depth with heads as wide as MoCo v3's ViT-S (32 numbers each), so that there are 6 to compare. `vit_huge` has patches of
 # 14 pixels in the papers; a patch size is no part of a size here.
 SIZES = {
     "vit_nano": (48, 3, 3),
     "vit_micro": (96, 6, 3),
+    "vit_thin": (48, 12, 6),
     "vit_slim": (96, 12, 6),
     "vit_tiny": (192, 12, 6),
     "vit_small": (384, 12, 12),

@@ -66,7 +66,7 @@ def test_a_run_that_was_cut_is_undertrained():
     assert shortfall(recipe | {"epochs": 2}, probed(0.8), probed(0.6)) == "2 of 10 planned epochs"
     hybrid = zoo.manifest()["shapes/hybrid"]["recipe"] | {"cl_weight": 0.4, "epochs": 2}
     assert shortfall(hybrid, probed(0.8), probed(0.6)) == "2 of 8 planned epochs"
-    assert shortfall(hybrid | {"model": "vit_base"}, probed(0.8), probed(0.6)) == ""          # of which there is no plan
+    assert shortfall(hybrid | {"model": "vit_large"}, probed(0.8), probed(0.6)) == ""          # of which there is no plan
     cnn = {key: value for key, value in recipe.items() if key != "model"} | {"objective": "supervised", "epochs": 1}
     assert shortfall(cnn, probed(0.9), probed(0.6)) == "" and shortfall(cnn, probed(0.6), probed(0.6)) != ""
 

@@ -2,15 +2,16 @@
 import argparse
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
 from lib import cli
-from lib.models import zoo
+from lib.models import vit, zoo
 from lib.training.build import build
 from lib.training.recipes import objective_of, recipe
-from lib.training.zoo import LAMBDAS, MODELS, WORLDS, planned
+from lib.training.zoo import LAMBDAS, MODELS, SIZES, WORLDS, planned
 from lib.training.zoo import __main__ as program
 
 TINY = dict(images=64, epochs=1, batch_size=16, image_size=16, patch_size=8, log_every=1, knn_every=0, device="cpu",
@@ -32,7 +33,7 @@ def test_every_plan_is_a_recipe_of_twelve_blocks_and_six_heads(world, budget):
 
 
 def test_the_sweep_holds_every_weight_for_every_seed():
-    a = argparse.Namespace(world="shapes", budget="gpu", models=["mocov3"], seeds=[0, 1], sweep=[], share=1.0)
+    a = argparse.Namespace(world="shapes", budget="gpu", models=["mocov3"], seeds=[0, 1], sweep=[], sizes=None, share=1.0)
     jobs = program.jobs_of(a)
     assert [job.name for job in jobs[:2]] == ["mocov3", "mocov3-seed1"] and [job.ships for job in jobs[:2]] == [True, False]
     assert [(job.recipe.cl_weight, job.recipe.seed) for job in jobs[2:]] == [(w, s) for s in (0, 1) for w in LAMBDAS]
@@ -41,6 +42,28 @@ def test_the_sweep_holds_every_weight_for_every_seed():
     assert [job.name for job in program.jobs_of(a)] == ["hybrid-0", "hybrid-0.6", "hybrid-0-seed1", "hybrid-0.6-seed1"]
     a.sweep = None
     assert program.jobs_of(a) == []
+
+
+def test_other_sizes_differ_in_nothing_but_the_model():
+    a = argparse.Namespace(world="shapes", budget="cpu", models=["mocov3", "simmim"], seeds=[0, 1], sweep=None,
+                           sizes=["vit_thin"], share=1.0)
+    jobs = program.jobs_of(a)
+    names = ["mocov3-vit_thin", "simmim-vit_thin"]
+    assert [job.name for job in jobs] == [*names, *(f"{name}-seed1" for name in names)]
+    assert not any(job.ships for job in jobs)
+    for job, model in zip(jobs, a.models * 2, strict=True):
+        assert job.recipe == replace(planned("shapes", model, "cpu", job.recipe.seed), model="vit_thin")
+    for world in WORLDS:
+        for budget, sizes in SIZES.items():
+            assert {planned(world, model, budget).model for model in MODELS} < set(sizes) <= set(vit.SIZES)
+
+
+def test_sizes_that_are_not_of_the_budget_are_told_before_the_work(capsys):
+    for arguments, words in ((("--sizes", "vit_base", "--budget", "cpu"), "--sizes of --budget cpu are vit_thin"),
+                             (("--sizes", "vit_slim", "--budget", "cpu"), "since vit_slim ships"),
+                             (("--sizes", "vit_thin", "--budget", "cpu", "--sweep"), "without --sweep")):
+        assert run("--models", "mocov3", *arguments) == 2
+        assert words in capsys.readouterr().err
 
 
 def run(*arguments: str) -> int:

@@ -18,6 +18,7 @@ from lib.evaluation.linear import fit, linear_probe
 from lib.evaluation.table import NAMES, RESULTS, written
 from lib.models import resnet, zoo
 from lib.training.build import from_description
+from lib.training.zoo import SIZES
 
 SEEDS = range(1, 10)                  # of training besides 0, if such were measured
 BATCH = 32                            # images in a minibatch of CKA, as in Shekhar et al.
@@ -129,6 +130,13 @@ class Lab:
             if again != names and all(n == "untrained" or self.file(n)[0].exists() for n in again):
                 found.append(again)
         return found
+
+    def sizes(self, *names: str) -> list[tuple[str, tuple[str, ...]]]:
+        """(size, names of the networks of that size) where data/results has them all, the smallest first."""
+        usual = self.recipe(self.shipped[0]).model
+        sizes = next(sizes for sizes in SIZES.values() if usual in sizes)
+        found = [(size, tuple(n if size == usual else f"{n}-{size}" for n in names)) for size in sizes]
+        return [(size, those) for size, those in found if all(self.file(n)[0].exists() for n in those)]
 
     def file(self, name: str, kind: str = "") -> tuple[Path, str]:
         """Where data/results has a network, and under which key: "untrained-x" is the control that was measured beside x, and

@@ -15,7 +15,7 @@ import math
 from dataclasses import dataclass
 
 from lib.errors import CourseError
-from lib.training.zoo import planned
+from lib.training.zoo import SIZES, planned
 
 SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE, NOT_HERE = "supported", "not supported", "inconclusive", "cannot be measured here"
 
@@ -81,8 +81,8 @@ def shortfall(recipe: dict, trained: dict, untrained: dict) -> str:
     the λ of a hybrid; or if the interval of its linear probe does not lie above that of its untrained control. recipe: as a
     file in data/results describes it. trained, untrained: {"linear": {"value", "interval"}, ...}.
     """
-    plans = [planned(recipe["data"], recipe["objective"], budget) for budget in ("cpu", "gpu")]
-    epochs = next((plan.epochs for plan in plans if plan.model == recipe.get("model")), 0)
+    budgets = [budget for budget, sizes in SIZES.items() if recipe.get("model") in sizes]
+    epochs = planned(recipe["data"], recipe["objective"], budgets[0]).epochs if budgets else 0
     if recipe["epochs"] < epochs:
         return f"{recipe['epochs']} of {epochs} planned epochs"
     if trained["linear"]["interval"][0] <= untrained["linear"]["interval"][1]:

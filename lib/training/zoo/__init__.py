@@ -10,6 +10,7 @@ from lib.training.settings import Recipe
 
 MODELS = ("supervised", "mocov3", "dino", "simmim", "mae", "hybrid")
 LAMBDAS = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)          # of the hybrid's sweep; Park et al. 2023, Fig. 12, has all but .1 and .8
+SIZES = {"gpu": ("vit_tiny", "vit_small", "vit_base"), "cpu": ("vit_thin", "vit_slim")}       # of which one ships
 WORLDS = {
     "shapes": dict(data="shapes", image_size=64),
     "imagenette": dict(data="imagenette", image_size=96),
@@ -38,12 +39,13 @@ LABELS = {"gpu": {"shapes": 2000, "imagenette": None}, "cpu": {"shapes": 500, "i
 
 
 def planned(world: str, model: str, budget: str = "gpu", seed: int = 0, cl_weight: float | None = None,
-            share: float = 1.0) -> Recipe:
-    """The recipe of a checkpoint; cl_weight: another λ for the hybrid; share: of its epochs, warm-up included."""
+            share: float = 1.0, size: str | None = None) -> Recipe:
+    """The recipe of a checkpoint; cl_weight: another λ for the hybrid; share: of its epochs, warm-up included; size: another of
+    SIZES, with all else as it is."""
     changes = WORLDS[world] | dict(seed=seed) | ({} if cl_weight is None else dict(cl_weight=cl_weight))
     if budget == "cpu":
         changes |= _CPU | _CPU_WORLD[world] | _CPU_MODEL[model] | dict(epochs=_CPU_EPOCHS[world][model])
         changes |= {} if cl_weight is None else dict(epochs=_CPU_SWEEP_EPOCHS)
-    r = recipe(model, "course", **changes)
+    r = recipe(model, "course", **changes | ({} if size is None else dict(model=size)))
     epochs = max(1, round(share * r.epochs))
     return replace(r, epochs=epochs, warmup_epochs=r.warmup_epochs * epochs / r.epochs)

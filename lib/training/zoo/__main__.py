@@ -24,7 +24,7 @@ from lib.training.build import from_description
 from lib.training.checkpoint import read_export, write_atomically
 from lib.training.recipes import command
 from lib.training.settings import Recipe
-from lib.training.zoo import LABELS, LAMBDAS, MODELS, WORLDS, planned
+from lib.training.zoo import LABELS, LAMBDAS, MODELS, SIZES, WORLDS, planned
 
 RESULTS = Path(__file__).parents[3] / "data" / "results" / "zoo"
 LARGEST = 12_000_000                                               # bytes of a checkpoint
@@ -38,7 +38,7 @@ SHIPPED_ONLY = ("-depths", "-noise", "-shape-bias")                # minutes for
 
 @dataclass(frozen=True)
 class Job:
-    """One network to train. Those of seed 0 without another λ ship; of the others the measurements do."""
+    """One network to train. Those of seed 0 without another λ or size ship; of the others the measurements do."""
     world: str
     name: str
     recipe: Recipe
@@ -50,10 +50,13 @@ class Job:
 
 
 def jobs_of(a) -> list[Job]:
-    def job(name: str, model: str, seed: int, ships: bool, cl_weight: float | None = None) -> Job:
-        r = planned(a.world, model, a.budget, seed, cl_weight, a.share)
+    def job(name: str, model: str, seed: int, ships: bool, cl_weight: float | None = None, size: str | None = None) -> Job:
+        r = planned(a.world, model, a.budget, seed, cl_weight, a.share, size)
         return Job(a.world, name + (f"-seed{seed}" if seed else ""), r, ships, LABELS[a.budget][a.world])
 
+    if a.sizes:
+        return [job(f"{model}-{size}", model, seed, False, size=size) for seed in a.seeds for model in a.models
+                for size in a.sizes]
     jobs = [job(model, model, seed, not seed) for seed in a.seeds for model in a.models]
     weights = LAMBDAS if a.sweep == [] else a.sweep or []
     return jobs + [job(f"hybrid-{weight:g}", "hybrid", seed, False, weight) for seed in a.seeds for weight in weights]
@@ -122,6 +125,9 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="seed 0 ships, of others the measurements do")
     parser.add_argument("--sweep", nargs="*", type=float, choices=LAMBDAS, metavar="LAMBDA",
                         help="the hybrid at these λ too, at all seven if none is named")
+    parser.add_argument("--sizes", nargs="+", choices=[size for sizes in SIZES.values() for size in sizes], metavar="SIZE",
+                        help="the objectives at these other sizes instead, for their measurements only: "
+                             + "; ".join(f"{', '.join(sizes)} ({budget})" for budget, sizes in SIZES.items()))
     parser.add_argument("--share", type=float, default=1.0, help="share of the planned epochs, to fit the time there is")
     parser.add_argument("--jobs", type=int, default=1, help="how many to train at once")
     parser.add_argument("--runs", type=Path, default=Path("runs/zoo"), help="where the runs are")
@@ -130,6 +136,10 @@ def main() -> None:
         raise CourseError(f"--share lies above 0 and is at most 1, and --jobs is at least 1; got {a.share} and {a.jobs}")
     if not a.models and a.sweep is None:
         raise CourseError("nothing to train: name --models, or --sweep")
+    usual = {planned(a.world, model, a.budget).model for model in a.models}
+    if a.sizes and (a.sweep is not None or not set(a.sizes) <= set(SIZES[a.budget]) - usual):
+        raise CourseError(f"--sizes of --budget {a.budget} are {', '.join(x for x in SIZES[a.budget] if x not in usual)}, "
+                          f"since {', '.join(sorted(usual))} ships, and go without --sweep; got {', '.join(a.sizes)}")
     jobs, failed = jobs_of(a), []
 
     def finish(job: Job) -> str:
