@@ -245,3 +245,31 @@ def test_every_claim_can_be_measured(small, id):
     assert checks and len({check.text for check in checks}) == len(checks)
     for check in checks:
         assert check.low <= check.value <= check.high
+
+
+def write_size(folder, name, accuracies, linear=0.8):
+    """What data/results would hold of a network: trained and untrained fine-tuned accuracy, a point wide to either side."""
+    recipe = json.loads((Lab("shapes").results / "zoo" / "shapes-simmim.json").read_text())["recipe"]
+    frozen = {kind: {"linear": {"value": x, "interval": [x - 0.01, x + 0.01]}} for kind, x in
+              (("trained", linear), ("untrained", 0.5))}
+    tuned = {kind: {"finetuned": {"value": x, "interval": [x - 0.01, x + 0.01]}} for kind, x in
+             zip(("trained", "untrained"), accuracies, strict=True)}
+    for end, found in (("", frozen), ("-finetuned", tuned)):
+        (folder / "zoo" / f"shapes-{name}{end}.json").write_text(json.dumps({"recipe": recipe} | found))
+
+
+def test_the_claim_about_sizes_needs_two_and_subtracts_the_leads(tmp_path):
+    (tmp_path / "zoo").mkdir()
+    lab = Lab("shapes", images=64, results=tmp_path)
+    for name, accuracies in {"mocov3": (0.80, 0.40), "simmim": (0.75, 0.50)}.items():
+        write_size(tmp_path, name, accuracies)
+    found = measured(CLAIMS["park-11"], lab)
+    assert found["why"].endswith("trained at one size only") and not found["checks"]
+    for name, accuracies in {"mocov3-vit_thin": (0.70, 0.30), "simmim-vit_thin": (0.50, 0.35)}.items():
+        write_size(tmp_path, name, accuracies)
+    found = measured(CLAIMS["park-11"], lab)
+    assert [check["value"] for check in found["checks"]] == pytest.approx([0.20, 0.15])        # 20 points thin, 5 slim
+    assert [check["high"] - check["value"] for check in found["checks"]] == pytest.approx([0.01 * 2**0.5, 0.02])
+    assert found["verdict"] == "supported" and found["control"]["reads"] == "not supported"
+    write_size(tmp_path, "simmim-vit_thin", (0.50, 0.35), linear=0.505)
+    assert "simmim-vit_thin is undertrained" in measured(CLAIMS["park-11"], lab)["why"]
