@@ -792,7 +792,7 @@ for name, maps in {"block 1": first, "block 12": last}.items():
 # %% [markdown]
 # Section 2 says why: patches of like colour are tokens alike, and any matrix, a random one too, turns them into keys alike. Whether a
 # head then prefers them is an accident of its weights. **A map that outlines the object does not show that
-# anything was learned.** This is why every map in this course has an untrained one beside it.
+# anything was learned.** This is why maps in this course have an untrained one beside them where something is concluded.
 #
 # A second control says how *even* attention is: the entropy of a row over the largest it can be, $\log 65$, so that 1
 # means "everywhere alike". Two usual ways to draw first weights:

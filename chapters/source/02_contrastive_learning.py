@@ -264,8 +264,8 @@ print(f"{settings.images} images, {settings.epochs} epochs, batches of {settings
 print(f"temperature {settings.temperature}, momentum from {settings.momentum}, learning rate {settings.learning_rate}")
 
 # %% [markdown]
-# A hundred steps are few, so four things differ from the paper: the momentum starts at 0.9, crops keep at least 60 % of the
-# area, the patch projection learns (the paper freezes it), and projector and predictor are small.
+# A hundred steps are few, so much differs from the paper: the learning rate is far higher, the momentum starts at 0.9, crops
+# keep at least 60 % of the area, the patch projection learns (the paper freezes it), and projector and predictor are small.
 #
 # **Predict, then run.** Ten shapes, so guessing is right once in ten. The network has random weights. How often does an
 # untrained network's k-NN find the right shape: 10 %, 30 % or 90 % of the time?
@@ -283,7 +283,7 @@ print(f"untrained k-NN ≈ {knn_accuracy(*untrained['bank'], *untrained['queries
 
 # %% [markdown]
 # About a third: a random network keeps enough of the picture for rough comparisons. So what training adds must be measured
-# from there, not from 10 %; an untrained network stands beside every result of this course. And how good are the plain
+# from there, not from 10 %; an untrained network stands beside nearly every result of this course. And how good are the plain
 # pixels, without any network?
 
 # %%

@@ -567,8 +567,8 @@ chapter03.check_put_back(put_back);
 #   is the average image.
 # - ℓ1 asks for the median. What cannot be foreseen comes out smooth.
 # - Without masks the network copies. The loss falls below what can be known, and the representation gains next to nothing.
-# - For nearest neighbours, this run gave less than the contrastive one. What MIM's features are good for shows in other
-#   questions: fine-tuning and dense prediction (chapter 04), texture and high frequencies (chapter 07).
+# - For nearest neighbours, this run gave less than the contrastive one. What a masked network's features hold shows in other
+#   questions: a linear probe, and where things are (chapter 04), in blocks of the middle rather than the last (chapter 08).
 #
 # **Limits.** Eight epochs of a network with three blocks on a 4 × 4 grid, where a cell is a single patch; one seed; much noise.
 # None of it says how the two objectives compare at the papers' scale.

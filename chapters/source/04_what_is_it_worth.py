@@ -125,7 +125,7 @@ for name in pooling:
 
 # %% [markdown]
 # Far more than chance. Random weights keep images apart that look different, and shapes look different. So **the number to
-# beat is the untrained network's, not 10 %**: every table of this course carries it.
+# beat is the untrained network's, not 10 %**: nearly every table of this course carries it.
 #
 # The interval is a **bootstrap**: draw 500 of the 500 images with replacement, score them, and again, two thousand times;
 # the middle 95 % of the scores is the interval. It says how much other *images* would change the number. It says nothing of
@@ -266,7 +266,8 @@ for name in pooling:
 # ## 5. What else is in there?
 #
 # The world knows more of each image than its shape: the texture of the object, that of the ground, where the object lies.
-# Probe for each. What follows was measured once for all networks of shapes, with 2,000 training and 1,000 new images, and
+# Probe for each. (For a place the score is **R²**, the share of its variance that a linear fit accounts for on new images:
+# 1 is perfect, 0 no better than always answering the mean place.) What follows was measured once for all networks of shapes, with 2,000 training and 1,000 new images, and
 # is read from `data/results`; `python -m lib.evaluation table --world shapes` measures it again, in some minutes.
 
 # %%
@@ -307,9 +308,10 @@ plots.show(figure, alt="Six panels by network, with untrained controls: shape by
 # - **Ground**: MoCo v3 and the hybrid gain most. A likely reason, not tested: two crops share the ground, so its texture
 #   helps to find the partner. (DINO compares crops as well, and has not gained.) The supervised network *loses* it, down to
 #   chance: what the labels do not ask for is thrown away.
-# - **Place**: SimMIM and MAE gain most. MoCo v3 *loses* left and right, and keeps some of up and down. Again a likely
-#   reason: two crops, and the mirror, put the object in different places, and the contrastive loss asks for one answer to
-#   both; who fills in pixels has to know where things are. The hybrid is asked for both, and comes out between.
+# - **Place**: SimMIM and MAE gain most: who fills in pixels has to know where things are. MoCo v3 *loses* left and right,
+#   and doubles up and down. A likely reason for the first: two crops, and the mirror, put the object in different places,
+#   and the contrastive loss asks for one answer to both. For the second we have none. The hybrid is asked for both, and
+#   comes out between.
 # - **Texture of the object**: hard for all. MoCo v3 alone is some points above its control; a tick has an interval of its
 #   own, as wide as the bars. (Ticks stand at two places because SimMIM, MAE and the hybrid give the mean of their patches,
 #   the others CLS.)
@@ -377,7 +379,8 @@ print(f"one threshold: mIoU {100 * sum(ious) / 2:.0f} %")
 # %% [markdown]
 # Objects are lighter than grounds here, so a threshold beats them all, and whatever the score says of a network, brightness
 # would do. **A yardstick that a trivial rule fills cannot rank anything.** Always try the trivial rule. (Park et al.'s
-# claim, that masked modelling is better at dense prediction, stays open here.)
+# claim, that masked modelling is better at dense prediction, stays open here: in the ledger of chapter 13 it is one that
+# cannot be measured in this world.)
 #
 # ## 8. Photographs
 #

@@ -13,7 +13,7 @@
 # 4. measure a shape bias, and tell a cue that is not preferred from one that is not there;
 # 5. put claims of the paper to a test that may answer *inconclusive*.
 #
-# *You need:* chapters 01 to 04; what a Fourier transform does. *Time:* about 45 minutes to read; the cells run in about 60
+# *You need:* chapters 01 to 04; what a Fourier transform does. *Time:* about 45 minutes to read; the cells run in about 45
 # seconds on a CPU.
 
 # %%
@@ -182,7 +182,7 @@ plots.show(figure, alt="Curves by depth on photographs: MAE stays highest, SimMI
 
 # %% [markdown]
 # MoCo v3 ends lowest again. It begins above the control, falls from block 2 on and is below it from block 4. MAE stays
-# highest. But SimMIM, just above MAE on shapes, falls in its first blocks, lies *below* random weights as far as block 9,
+# highest. But SimMIM, which on shapes ends just above MAE, falls in its first blocks, lies *below* random weights as far as block 9,
 # and ends where they do: it does not keep high frequencies better than a network that has learned nothing. "CL low" shows
 # in both worlds, "MIM high" for MAE alone.
 #
@@ -261,7 +261,8 @@ for name, stack in everyone.items():
 # watch the accuracy. Park et al. do so; their code for it is not published, and the recipe here is that of Park and Kim
 # (2022), by the same first author: toss a coin for every pixel and channel, +0.7 or −0.7; Fourier-transform; keep a
 # **square ring** of frequencies; transform back; add that to the normalised image. Frequencies are in radians a pixel, and
-# π is the highest, one cycle in two pixels.
+# π is the highest, one cycle in two pixels. (0.7 is named in an issue of that code's repository, whose default
+# is 0.007; what Park et al. used is not known.)
 #
 # Look at the noise first. Three bands out of nine, alone and on an image:
 
@@ -410,7 +411,7 @@ axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 plots.show(figure, alt="Drop of accuracy under published noise by band, a line with its interval for each network, two controls.")
 
 # %% [markdown]
-# SimMIM loses most, MAE, the hybrid and DINO in some bands; in the supervised network and MoCo v3 no loss can be seen in
+# SimMIM loses most, the hybrid a little in every band, MAE and DINO in some; in the supervised network and MoCo v3 no loss can be seen in
 # any band. SimMIM's line has a hump at low *and* one at high frequencies, although the low bands are the weaker noise; with
 # 250 images the dip between them may be chance. Random weights lose some points in most bands, about what MAE loses. So
 # what asks for an explanation here is not that noise costs the masked networks something, but that it costs MoCo v3 and the

@@ -264,7 +264,8 @@ for kind in ("trained", "untrained"):
 # The CNN's first three stages, six blocks of its eight, are most like *one* block of the ViT, the first. Raghu et al.
 # (Figure 2) find the same order: the lower half of a ResNet goes with the lowest quarter of a ViT. Only the CNN's last
 # block goes with a later one, and it is about as much like any block from the second on; that the ViT's last third is like
-# nothing in the ResNet, as the paper has it, does not show. The control divides the finding in two. That an early ViT layer
+# nothing in the ResNet, as the paper has it, does not show. (It is *less* like it than the other blocks are, by .06, with
+# random weights too. That is all that raghu-2 in chapter 13 asks for.) The control divides the finding in two. That an early ViT layer
 # is like an early CNN layer needs **no training**. That the two meet again at the top does, on the CNN's side at least:
 # with random weights next to nothing of its last stage is like any block of the ViT. Section 10 asks how much of it the
 # labels of the ViT add.
@@ -518,7 +519,8 @@ plots.show(figure, alt="Maps of a corner token and a middle token in four networ
 # %% [markdown]
 # Hits fall with depth in the supervised ViT, yet a quarter of its last tokens are still at their place. The CNN's places
 # are near chance (each holds a bit of everything: its receptive field is the image). So **"the ViT localises better than
-# the CNN" holds by hits**; by CKA at the own place it does not. And the control: the untrained ViT keeps most of its tokens
+# the CNN" holds by hits**; by CKA at the own place it does not. (By that CKA *less its mean at the other places* it does,
+# narrowly; raghu-9 in chapter 13 takes this one.) And the control: the untrained ViT keeps most of its tokens
 # in place. Supervision *wears that down*; in its maps even a corner token is like the middle of the image, where the
 # objects are. MAE, which has to paint each patch where it belongs, keeps places apart.
 #
@@ -543,8 +545,8 @@ for first, second in (("all images", "another seed"), ("all images", "a tenth"),
 #
 # ## 10. Which objective is most like the CNN?
 #
-# The paper's ViTs are supervised, as is the CNN, so labels may be what makes them alike. The course has four that never saw
-# a label.
+# The paper's ViTs are supervised, as is the CNN, so labels may be what makes them alike. Take four that never
+# saw a label.
 #
 # **Predict, then run.** Order by likeness to the CNN: supervised, MoCo v3, SimMIM, MAE, untrained.
 
@@ -745,8 +747,8 @@ chapter09.check_half_radius(half_radius);
 #
 # - CKA compares layers by how alike they find images. Leave the diagonals out, or wide layers all look alike.
 # - A heat map means nothing without that of random weights beside it. ViT and CNN differ most *before* training.
-# - Early layers of a ViT are like most of a CNN without any training; that the tops meet needs a trained CNN, and the same
-#   labels add to it.
+# - Early layers of a ViT are like early layers of a CNN without any training; that six of the CNN's eight blocks are most
+#   like the ViT's first one, and that the tops meet, needs a trained CNN, and the same labels add to it.
 # - Whether there are local heads is a question of objective or length of training, not only of architecture: MAE has them
 #   here, the supervised ViT has not.
 # - A skip connection that is cut without training anew shows damage, not function.

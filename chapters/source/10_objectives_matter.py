@@ -13,7 +13,7 @@
 # 5. measure whether two probes agree on an image, or only on a class;
 # 6. fine-tune on a few labels and see which blocks move.
 #
-# *You need:* chapters 02 to 06; CKA is made from nothing below. *Time:* about 45 minutes to read; the cells run in about 50
+# *You need:* chapters 02 to 06; CKA is made from nothing below. *Time:* about 45 minutes to read; the cells run in about 40
 # seconds on a CPU.
 
 # %%
@@ -612,8 +612,8 @@ for a, b in [("mocov3", "dino"), ("mocov3", "simmim"), ("mocov3", "mae"), ("dino
 #
 # ## 7. What do a few labels change?
 #
-# Shekhar et al. find that fine-tuning makes MAE more like joint-embedding networks, and changes these less. Fine-tune one
-# of each kind here, for 24 steps of 16 images, all layers at one learning rate:
+# Shekhar et al. find that fine-tuning makes MAE more like joint-embedding networks, and that fine-tuning these does not make
+# them more like MAE. Fine-tune one of each kind here, for 24 steps of 16 images, all layers at one learning rate:
 
 # %%
 from dataclasses import replace
@@ -760,7 +760,7 @@ for text, value, low, high in rows:
 #
 # What holds of the papers' picture: in late blocks the two joint-embedding networks are more alike than the *mean* of the
 # four mixed pairs, without pixels too (not than every pair: MoCo v3 and MAE are more alike as they are); they are more
-# invariant to brightness, blur and flips; their probes rank classes more alike; MoCo v3's CLS tells the class better than
+# invariant to brightness, blur and flips than masked networks (to blur not more than random weights); their probes rank classes more alike; MoCo v3's CLS tells the class better than
 # its patches. What the controls add: with a random network taken out, about half of the lead in likeness is left;
 # joint-embedding networks are more invariant to a quarter turn as well, which nobody asked for, so "invariant to its views"
 # is not all there is to it; and that they agree more on an image than class by class, these images do not show. What does

@@ -262,7 +262,7 @@ plots.show(figure, alt="Published scores against λ jump between 0 and 0.2. Ours
 # ## 5. Whom does it take after?
 #
 # Chapter 05 found that contrastive learning's late attention collapses, so that the query's place no longer matters, and
-# chapter 07 that it drops high frequencies; masked modelling does neither. Here are the curves of the hybrid of section 3
+# chapter 07 that it drops high frequencies; on shapes, masked modelling does neither. Here are the curves of the hybrid of section 3
 # between its parents', block by block. The **NMI** is 0 where all queries get one map, and larger the more the query
 # decides. **Δ log amplitude** is the log amplitude of the patch tokens' highest frequency less that of their mean: the
 # lower, the smoother the tokens lie over the image.

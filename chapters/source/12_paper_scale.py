@@ -342,7 +342,8 @@ plots.show(figure, alt="Three panels by depth: published curves dashed, the cour
 # %% [markdown]
 # Here both start from the *same* untrained network, which is what the published pair lacks. In the right panel MoCo v3 ends
 # below that start and SimMIM above it: with the start held equal, the claim about frequencies holds late in the network,
-# and against the control.
+# and against the control, on shapes and for Δ as it is defined. (Chapter 07 takes a constant vector out of the tokens, and
+# SimMIM's lead is gone; and on photographs its network ends level with the control.)
 #
 # The published courses do not all show. In the middle, both of MoCo v3's NMI curves rise early and fall to nearly 0. On the
 # left, the published distance dips to 0.6 of uniform and comes back, and ours stays near it; on the right, the published
@@ -772,7 +773,7 @@ chapter12.check_misfits(misfits);
 #     return stem + depth * block + 2 * dim
 # ```
 #
-# For ViT-B/16 at 224 pixels it gives the 85,798,656 of section 1.
+# For ViT-B/16 at 224 pixels it gives 85,798,656, the 85.8 M of section 1.
 # </details>
 
 # %%

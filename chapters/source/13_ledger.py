@@ -173,7 +173,10 @@ plots.show(figure, alt="A row for each claim of Shekhar et al. 2023, its checks 
 #
 # ### In words and numbers
 #
-# "Here" is the check that decided. For each paper:
+# "Here" is the check that decided. *Early* and *late* are the first and the second half of the blocks, or as the check says.
+# CL is contrastive learning, MIM masked image modelling; JE stands for joint embedding and REC for reconstruction (chapter
+# 10); LN-1 and LN-2 are a block's two norms, QKV its queries, keys and values, FC1 the first layer of its MLP. For each
+# paper:
 
 # %%
 display(Markdown(ledger.markdown(papers["Park et al. 2023"])))
@@ -252,7 +255,8 @@ print(found["verdict"], [ledger.number(check) for check in found["checks"]])
 #
 # ## 5. What scale would be needed?
 #
-# Where a claim does not show here, this says what to run instead. Chapter 12 has the commands and what they cost.
+# Where a claim does not show here, this says what to run instead. Chapter 12 has the commands for
+# official checkpoints and what recipes cost, chapter 07 those for Geirhos' images; for the rest the course has none.
 
 # %%
 scales = {}

@@ -100,12 +100,24 @@ def pairwise_cosine(x: Tensor) -> Tensor:
 
 
 class HeadSimilarity(PerImage):
-    """"head_similarity" (images, blocks): cosine of what two heads give a patch, A_h V_h, mean over pairs and patches."""
+    """"head_similarity" (images, blocks): cosine of what two heads give a patch, A_h V_h, mean over pairs and patches.
+
+    It depends on the axes in which each head happens to hold its values, which mean nothing: see `MapSimilarity`.
+    """
     reads = "attention"
 
     def measure(self, depth: int, attention: Attention) -> dict[str, Tensor]:
         heads = attention.logits[:, :, self.layout.prefix:].softmax(-1) @ attention.values       # (B, H, P, d)
         return {"head_similarity": pairwise_cosine(heads.transpose(1, 2)).mean(-1)}
+
+
+class MapSimilarity(PerImage):
+    """"map_similarity" (images, blocks): cosine of two heads' maps over patches for one query, mean over pairs and queries."""
+    reads = "attention"
+
+    def measure(self, depth: int, attention: Attention) -> dict[str, Tensor]:
+        maps = patch_attention(attention.logits, self.layout.prefix)                             # (B, H, P, P)
+        return {"map_similarity": pairwise_cosine(maps.transpose(1, 2)).mean(-1)}
 
 
 class TokenSimilarity(PerImage):

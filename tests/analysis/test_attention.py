@@ -14,6 +14,7 @@ from lib.analysis.attention import (
     AttentionStatistics,
     DepthSimilarity,
     HeadSimilarity,
+    MapSimilarity,
     TokenSimilarity,
     attention_distance,
     attention_maps,
@@ -150,16 +151,20 @@ def test_statistics_against_loops(name):
 def test_similarities_against_loops(name):
     backbone = model(name)
     source, prefix = Wide(backbone), backbone.num_prefix_tokens
-    found = record(backbone, source, [HeadSimilarity(), TokenSimilarity(), DepthSimilarity()], batch_size=2)
+    found = record(backbone, source, [HeadSimilarity(), MapSimilarity(), TokenSimilarity(), DepthSimilarity()], batch_size=2)
     made = inside(backbone, source)
     patches = range(prefix, len(made["left"][0][0]))
     pairs = list(itertools.combinations(range(3), 2))
     stream = [made["entered"][0], *made["left"]]
-    assert {key: tuple(x.shape) for key, x in found.items()} == {"head_similarity": (3, 2), "token_similarity": (3, 3),
-                                                                 "attention_similarity": (3, 2), "block_similarity": (3, 2)}
+    assert {key: tuple(x.shape) for key, x in found.items()} == {
+        "head_similarity": (3, 2), "map_similarity": (3, 2), "token_similarity": (3, 3), "attention_similarity": (3, 2),
+        "block_similarity": (3, 2)}
     for image, block in itertools.product(range(3), range(2)):
-        heads, before, halfway, after = (made[key][block][image] for key in ("heads", "entered", "halfway", "left"))
+        heads, maps, before, halfway, after = (made[key][block][image] for key in (
+            "heads", "attention", "entered", "halfway", "left"))
         expected = {"head_similarity": average(slow_cosine(heads[n][a], heads[n][b]) for n in patches for a, b in pairs),
+                    "map_similarity": average(slow_cosine(maps[a][n][prefix:], maps[b][n][prefix:])
+                                              for n in patches for a, b in pairs),
                     "attention_similarity": average(slow_cosine(before[n], halfway[n]) for n in patches),
                     "block_similarity": average(slow_cosine(before[n], after[n]) for n in patches)}
         for key, value in expected.items():

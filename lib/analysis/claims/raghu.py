@@ -160,7 +160,8 @@ def contrasts(lab: Lab, name: str, part: str) -> list[float]:
 
 def localized(lab: Lab, vit: str, cnn: str) -> Iterator[Check]:
     mine = contrasts(lab, vit, "block12")
-    yield Check("tokens of the last block are told by their own place", *over_seeds([(c, c, c) for c in mine]), "CKA")
+    yield Check("tokens of the last block are told by their own place more than by others",
+                *over_seeds([(c, c, c) for c in mine]), "CKA")
     other = contrasts(lab, cnn, "stage4.2")
     yield Check(f"more than the places of the {label(cnn)}'s last stage",
                 *over_seeds([(a - b,) * 3 for a, b in zip(mine, other, strict=True)]), "CKA")
