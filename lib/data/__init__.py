@@ -14,6 +14,7 @@ from lib.data.images import open_images
 from lib.data.shapes import Shapes
 from lib.errors import CourseError
 
+LENGTHS = {"train": 20_000, "val": 4_000}                          # of the procedural world, unless told otherwise
 FITS = 40e9                           # bytes of images held at most: by a GPU, or by all processes of a machine together
 
 
@@ -61,6 +62,6 @@ def open_source(name: str, split: str, size: int, limit: int | None = None, diff
     if limit is not None and not 1 <= limit < 2**40:
         raise CourseError(f"from 1 image to a million millions can be asked for, got a limit of {limit}")
     if name == "shapes":
-        return Shapes(split, size, length=limit or (20_000 if split == "train" else 4_000), difficulty=difficulty)
+        return Shapes(split, size, length=limit or LENGTHS[split], difficulty=difficulty)
     source = open_images(name, split, stored or size, whole=bool(stored))
     return source if limit is None or limit >= len(source) else Loaded(source, limit=limit)

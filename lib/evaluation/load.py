@@ -42,8 +42,9 @@ def open_subject(name: str) -> Subject:
     if name.startswith("official:"):
         return _official(name.removeprefix("official:"))
     world, _, model = name.partition("/")
-    if not Path(name).exists() and f"{world}/{model}" in (zoo.manifest() if zoo.FOLDER.exists() else {}):
-        recipe = from_description(zoo.manifest()[name]["recipe"])
+    shipped = zoo.vits() if zoo.FOLDER.exists() else {}
+    if not Path(name).exists() and name in shipped:
+        recipe = from_description(shipped[name]["recipe"])
         return _ours(zoo.load(model, world), zoo.untrained(world), recipe)
     backbone, recipe = load_backbone(name)
     return _ours(backbone, untrained_backbone(recipe), recipe)

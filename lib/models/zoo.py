@@ -1,8 +1,9 @@
 """Checkpoints that ship with the course: `zoo.load("mocov3", world="shapes")` is a network ready to be looked at.
 
 `data/checkpoints` holds a safetensors file for each, in half precision, and `manifest.json`, which says of each how it was
-trained, on what, and how good it is. `zoo.load("resnet")` is the CNN beside these ViTs; it is in `manifest-cnn.json`, for what
-compares objectives does not apply to it. `zoo.load("mocov3-vitb16")` is an official checkpoint: see `lib.models.official`.
+trained, on what, and how good it is. Others ship beside the networks of the six objectives, for what Raghu et al. 2021
+compare: `zoo.load("resnet")`, a CNN, and supervised ViTs that were trained otherwise, in `manifest-others.json`.
+`zoo.load("mocov3-vitb16")` is an official checkpoint: see `lib.models.official`.
 """
 import hashlib
 import json
@@ -18,17 +19,23 @@ from lib.models import official, resnet
 from lib.models.vit import ViT, create, init_xavier
 
 FOLDER = Path(__file__).parents[2] / "data" / "checkpoints"
-CNNS = "manifest-cnn.json"
+OTHERS = "manifest-others.json"
 
 
 def manifest(folder: Path = FOLDER) -> dict[str, dict]:
-    """The ViTs that ship: "world/name" -> recipe, data, seed, device, minutes, losses, accuracies, SHA-256 and more."""
+    """The networks of the objectives: "world/name" -> recipe, data, seed, device, minutes, losses, accuracies, SHA-256..."""
     return _read(Path(folder) / "manifest.json")
 
 
-def cnns(folder: Path = FOLDER) -> dict[str, dict]:
-    """The same of the CNNs that ship, if any."""
-    return _read(Path(folder) / CNNS) if (Path(folder) / CNNS).exists() else {}
+def others(folder: Path = FOLDER) -> dict[str, dict]:
+    """The same of the others that ship, if any."""
+    return _read(Path(folder) / OTHERS) if (Path(folder) / OTHERS).exists() else {}
+
+
+def vits(folder: Path = FOLDER) -> dict[str, dict]:
+    """The ViTs of both."""
+    known = manifest(folder) | others(folder)
+    return {key: entry for key, entry in known.items() if entry["model"]["name"] not in resnet.SIZES}
 
 
 def _read(path: Path) -> dict[str, dict]:
@@ -45,7 +52,7 @@ def _read(path: Path) -> dict[str, dict]:
 
 
 def names(world: str, folder: Path = FOLDER) -> list[str]:
-    """The ViTs that ship for a world, in the manifest's order. Raises CourseError for a world without any."""
+    """The networks of the objectives that ship for a world, in the manifest's order. Raises CourseError if there are none."""
     keys = [key.split("/") for key in manifest(folder)]
     if world not in (w for w, _ in keys):
         raise CourseError(f"no checkpoints ship for world {world!r}; there are {', '.join(sorted({w for w, _ in keys}))}")
@@ -57,11 +64,10 @@ def weights(name: str, world: str, folder: Path = FOLDER) -> dict[str, Tensor]:
 
     Raises CourseError for an unknown name, and names the file when it is missing or damaged (its SHA-256 differs).
     """
-    others = [key.split("/")[1] for key in cnns(folder) if key.startswith(f"{world}/")]
-    if name not in [*names(world, folder), *others]:
-        raise CourseError(f"no checkpoint {name!r} ships for world {world!r}; there are "
-                          f"{', '.join([*names(world, folder), *others])}")
-    entry = (manifest(folder) | cnns(folder))[f"{world}/{name}"]
+    known = names(world, folder) + [key.split("/")[1] for key in others(folder) if key.startswith(f"{world}/")]
+    if name not in known:
+        raise CourseError(f"no checkpoint {name!r} ships for world {world!r}; there are {', '.join(known)}")
+    entry = (manifest(folder) | others(folder))[f"{world}/{name}"]
     path = Path(folder) / entry["file"]
     if not path.exists():
         raise CourseError(f"{path} is missing; restore it with git checkout")
@@ -83,13 +89,12 @@ def load(name: str, world: str = "shapes", folder: Path = FOLDER) -> ViT | ResNe
         return official.load(name)
     if name == "untrained":
         return untrained(world, folder=folder)
-    tensors = weights(name, world, folder)
-    if f"{world}/{name}" in cnns(folder):
-        model = cnns(folder)[f"{world}/{name}"]["model"]
+    tensors, model = weights(name, world, folder), (manifest(folder) | others(folder))[f"{world}/{name}"]["model"]
+    if model["name"] in resnet.SIZES:
         network = resnet.create(model["name"], model["classes"])
         network.load_state_dict(tensors)
         return network.eval()
-    backbone = create(**manifest(folder)[f"{world}/{name}"]["model"])
+    backbone = create(**model)
     backbone.load_state_dict({key: x for key, x in tensors.items() if not key.startswith(("head.", "decoder."))})
     return backbone.eval()
 

@@ -15,7 +15,6 @@ from lib.objectives.supervised import Supervised
 from lib.training.recipes import describe, recipe
 from lib.training.settings import (
     FREE,
-    LATER,
     DINORecipe,
     HybridRecipe,
     MAERecipe,
@@ -23,6 +22,7 @@ from lib.training.settings import (
     Recipe,
     SimMIMRecipe,
     SupervisedRecipe,
+    later,
 )
 
 
@@ -46,7 +46,7 @@ def build(r: Recipe) -> nn.Module:
         case SupervisedRecipe(classes=0):
             raise CourseError("classes is 0; the trainer takes it from the data, here it must be given")
         case SupervisedRecipe():
-            return Supervised(r.backbone(), r.classes, r.mixup, r.cutmix, r.smoothing, _crop(SUPERVISED, r.crop_min))
+            return Supervised(r.backbone(), r.classes, r.mixup, r.cutmix, r.smoothing, _crop(SUPERVISED, r.crop_min), r.pooling)
     raise CourseError(f"nothing is known about training a {type(r).__name__}")
 
 
@@ -75,8 +75,9 @@ def from_description(described: dict) -> Recipe:
 
     Those in FREE and LATER may be missing: checkpoints outlive the version that wrote them.
     """
-    changes = LATER | {k: v for k, v in described.items() if k != "objective"}
-    r = recipe(described.get("objective", "?"), "smoke", **changes)
+    objective = described.get("objective", "?")
+    changes = later(describe(recipe(objective))) | {k: v for k, v in described.items() if k != "objective"}
+    r = recipe(objective, "smoke", **changes)
     missing = set(describe(r)) - {"objective", *changes} - FREE
     if missing:
         raise CourseError(f"the recipe lacks {', '.join(sorted(missing))}: it was written by another version of the course")

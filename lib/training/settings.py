@@ -29,7 +29,12 @@ ABOVE_0 = ("temperature", "student_temperature", "teacher_temperature", "teacher
 FREE = {"device", "compile", "accumulate", "checkpoint_blocks", "shard", "log_every", "checkpoint_every", "knn_every",
         "keep_every"}
 # What came to recipes later, with the value by which a description without it is understood: what was computed until then.
-LATER = {"heads": 0, "clip_each": False, "stored_size": 0}
+LATER = {"heads": 0, "clip_each": False, "stored_size": 0, "pooling": "cls"}
+
+
+def later(names) -> dict:
+    """Those of LATER that are among the fields of a recipe."""
+    return {name: value for name, value in LATER.items() if name in names}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +200,7 @@ class MAERecipe(Recipe):
 class SupervisedRecipe(Recipe):
     """The control: labels, with DeiT's mixup, cutmix and label smoothing (Touvron et al. 2021)."""
     mean_over_images: ClassVar[bool] = True
+    pooling: str = option("cls", "what the classifier reads: CLS, or the mean of the patches", ("cls", "mean"))
     classes: int = option(0, "of the labels; 0 for as many as the data has")
     mixup: float = option(0.8, "alpha of mixup; 0 for none")
     cutmix: float = option(1.0, "alpha of cutmix; 0 for none")

@@ -23,7 +23,7 @@ from lib.errors import CourseError
 from lib.training import checkpoint, log, memory, sharding
 from lib.training.build import build
 from lib.training.recipes import Recipe, describe
-from lib.training.settings import FREE, LATER
+from lib.training.settings import FREE, later
 
 
 def learning_rate_at(r: Recipe, epoch: float) -> float:
@@ -145,7 +145,8 @@ class Trainer:
                               "continue it, or choose another --out")
 
     def _load(self, state: dict) -> None:
-        mine, theirs = describe(self.recipe), LATER | state["recipe"]
+        mine = describe(self.recipe)
+        theirs = later(mine) | state["recipe"]
         differ = [k for k in mine | theirs if k not in FREE and mine.get(k) != theirs.get(k)]
         if differ:
             k = differ[0]

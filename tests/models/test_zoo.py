@@ -84,7 +84,7 @@ def test_unknown_names_are_named(folder):
 
 @pytest.mark.skipif(not (zoo.FOLDER / "manifest.json").exists(), reason="no checkpoints ship yet: see lib.training.zoo")
 def test_what_ships_is_whole_and_small():
-    known = zoo.manifest() | zoo.cnns()
+    known = zoo.manifest() | zoo.others()
     total = 0
     for key, entry in known.items():
         world, name = key.split("/")

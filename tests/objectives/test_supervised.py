@@ -23,12 +23,14 @@ def given(n: int = 6) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return torch.randint(0, 256, (n, 3, 20, 20), dtype=torch.uint8, generator=g), torch.arange(n), torch.arange(n) % 5
 
 
-@pytest.mark.parametrize("changes", [dict(), dict(mixup=0.0, cutmix=0.0), dict(mixup=0.0, cutmix=0.0, smoothing=0.0)])
+@pytest.mark.parametrize("changes", [dict(), dict(mixup=0.0, cutmix=0.0), dict(mixup=0.0, cutmix=0.0, smoothing=0.0),
+                                     dict(pooling="mean")])
 def test_loss_against_the_slow_formulation(changes):
     model = objective(**changes)
     images, keys, labels = given()
     batch = model.prepare(images, keys, labels)
-    features = model.backbone.forward_features(batch["view"])[:, 0].double().tolist()
+    tokens = model.backbone.forward_features(batch["view"]).double()
+    features = (sum(tokens[:, k] for k in range(1, 17)) / 16 if model.pooling == "mean" else tokens[:, 0]).tolist()
     weight, bias = model.head.weight.double().tolist(), model.head.bias.double().tolist()
     total, right = 0.0, 0
     for feature, target in zip(features, batch["targets"].double().tolist(), strict=True):

@@ -72,7 +72,7 @@ def test_from_training_to_the_zoo(tmp_path, monkeypatch, capsys):
     checkpoints.mkdir()
     entry = {"file": "x.safetensors", "sha256": "", "bytes": 0, "model": {}}
     (checkpoints / "manifest.json").write_text(json.dumps({"shapes/simmim": entry}))
-    (checkpoints / zoo.CNNS).write_text(json.dumps({"shapes/other": entry}))
+    (checkpoints / zoo.OTHERS).write_text(json.dumps({"shapes/other": entry}))
     monkeypatch.setattr(cnn, "planned", lambda *_: TINY)
     monkeypatch.setattr(cnn, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(cnn.pack, "__defaults__", (checkpoints,))
@@ -80,8 +80,8 @@ def test_from_training_to_the_zoo(tmp_path, monkeypatch, capsys):
     command = ("--model", "resnet_nano", "--out", str(tmp_path / "run"))
     assert run(*command) == 0
     assert "trained: knn " in capsys.readouterr().out
-    entry, result = zoo.cnns(checkpoints)["shapes/resnet"], json.loads((tmp_path / "results/shapes-resnet.json").read_text())
-    assert list(zoo.cnns(checkpoints)) == ["shapes/other", "shapes/resnet"] and zoo.names("shapes", checkpoints) == ["simmim"]
+    entry, result = zoo.others(checkpoints)["shapes/resnet"], json.loads((tmp_path / "results/shapes-resnet.json").read_text())
+    assert list(zoo.others(checkpoints)) == ["shapes/other", "shapes/resnet"] and zoo.names("shapes", checkpoints) == ["simmim"]
     assert entry["model"] == {"name": "resnet_nano", "classes": 10, "image_size": 32} and entry["seed"] == 0
     assert entry["command"].startswith("python -m lib.training.cnn --model resnet_nano") and "model" not in entry["recipe"]
     for name in ("knn", "linear", "accuracy"):

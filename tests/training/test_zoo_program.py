@@ -11,7 +11,7 @@ from lib import cli
 from lib.models import vit, zoo
 from lib.training.build import build
 from lib.training.recipes import objective_of, recipe
-from lib.training.zoo import LAMBDAS, MODELS, SIZES, WORLDS, planned
+from lib.training.zoo import LAMBDAS, MODELS, SHARES, SIZES, VARIANTS, WORLDS, planned
 from lib.training.zoo import __main__ as program
 
 TINY = dict(images=64, epochs=1, batch_size=16, image_size=16, patch_size=8, log_every=1, knn_every=0, device="cpu",
@@ -56,6 +56,24 @@ def test_other_sizes_differ_in_nothing_but_the_model():
     for world in WORLDS:
         for budget, sizes in SIZES.items():
             assert {planned(world, model, budget).model for model in MODELS} < set(sizes) <= set(vit.SIZES)
+
+
+@pytest.mark.parametrize("budget", ["gpu", "cpu"])
+def test_variants_are_the_supervised_network_but_for_one_thing(budget):
+    usual = planned("shapes", "supervised", budget)
+    images = usual.images or 20_000
+    steps = usual.epochs * (images // usual.batch_size)
+    assert planned("shapes", "supervised-mean", budget) == replace(usual, pooling="mean")
+    for name, share in SHARES.items():
+        r = planned("shapes", name, budget)
+        assert r.images == round(share * images) and r.epochs * (r.images // r.batch_size) == pytest.approx(steps, rel=0.05)
+        assert replace(r, images=usual.images, epochs=usual.epochs, warmup_epochs=usual.warmup_epochs) == usual
+    assert set(VARIANTS) == {"supervised-mean", *SHARES}
+
+
+def test_variants_are_of_shapes(capsys):
+    assert run("--models", "supervised-mean", "--world", "imagenette") == 2
+    assert "are of --world shapes, got imagenette" in capsys.readouterr().err
 
 
 def test_sizes_that_are_not_of_the_budget_are_told_before_the_work(capsys):
@@ -111,6 +129,16 @@ def test_from_training_to_the_manifest(tmp_path, monkeypatch, capsys):
     shipped = zoo.weights("simmim", "shapes", tmp_path / "checkpoints")
     decoder = build(recipe("simmim", "smoke", **TINY)).decoder
     decoder.load_state_dict({k.removeprefix("decoder."): x for k, x in shipped.items() if k.startswith("decoder.")})
+
+    pooled = replace(recipe("supervised", "smoke", **{k: v for k, v in TINY.items() if k != "mask_cell"}), pooling="mean")
+    monkeypatch.setattr(program, "planned", lambda *_: pooled)
+    assert run("--models", "supervised-mean", "--runs", str(tmp_path / "runs")) == 0
+    assert list(zoo.manifest(tmp_path / "checkpoints")) == ["shapes/simmim"]
+    assert zoo.names("shapes", tmp_path / "checkpoints") == ["simmim"]
+    assert zoo.others(tmp_path / "checkpoints")["shapes/supervised-mean"]["recipe"]["pooling"] == "mean"
+    assert zoo.load("supervised-mean", "shapes", tmp_path / "checkpoints").embed_dim == loaded.embed_dim
+    assert json.loads((tmp_path / "results" / "shapes-supervised-mean.json").read_text())["pooling"] == "mean"
+    monkeypatch.setattr(program, "planned", lambda world, model, *_: recipe(model, "smoke", **TINY))
 
     stamp = (tmp_path / "runs" / "shapes-simmim" / "last.pt").stat().st_mtime_ns
     assert run(*command) == 0 and (tmp_path / "runs" / "shapes-simmim" / "last.pt").stat().st_mtime_ns == stamp

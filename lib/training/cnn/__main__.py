@@ -33,7 +33,7 @@ from lib.training.trainer import Trainer, make_optimizer
 from lib.training.zoo import planned
 
 RESULTS = Path(__file__).parents[3] / "data" / "results" / "zoo"
-OF_A_VIT = ("model", "heads", "patch_size", "positions", "init", "layer_scale", "drop_path")     # say nothing of a CNN
+OF_A_VIT = ("model", "heads", "patch_size", "positions", "init", "layer_scale", "drop_path", "pooling")   # say nothing of a CNN
 
 
 class Classifier(Objective):
@@ -100,7 +100,7 @@ def evaluate(network: nn.Module, r: SupervisedRecipe, counts: dict[str, int] = C
 # --------------------------------------------------------------------------------------------------- what is kept
 
 def pack(run: Path, result: dict, model: str, words: str, folder: Path = zoo.FOLDER) -> None:
-    """Half precision into data/checkpoints, and an entry in its manifest of CNNs."""
+    """Half precision into data/checkpoints, and an entry in its manifest of others."""
     tensors, described = read_export(run / "backbone.safetensors")
     path = folder / "shapes-resnet.safetensors"
     folder.mkdir(parents=True, exist_ok=True)
@@ -115,8 +115,8 @@ def pack(run: Path, result: dict, model: str, words: str, folder: Path = zoo.FOL
         "minutes": result["training"]["minutes"], "first_loss": losses[0], "last_loss": losses[-1],
         **{name: measured["value"] for name, measured in result["trained"].items()},
     }
-    known = zoo.cnns(folder) | {"shapes/resnet": entry}
-    write_atomically(folder / zoo.CNNS, lambda temporary: temporary.write_text(json.dumps(known, indent=1) + "\n"))
+    known = zoo.others(folder) | {"shapes/resnet": entry}
+    write_atomically(folder / zoo.OTHERS, lambda temporary: temporary.write_text(json.dumps(known, indent=1) + "\n"))
 
 
 def minutes(run: Path, batch_size: int) -> float:

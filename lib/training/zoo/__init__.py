@@ -5,10 +5,15 @@
 """
 from dataclasses import replace
 
+from lib.data import LENGTHS
 from lib.training.recipes import recipe
 from lib.training.settings import Recipe
 
 MODELS = ("supervised", "mocov3", "dino", "simmim", "mae", "hybrid")
+# Supervised networks of shapes beside the six, for what Raghu et al. 2021 compare: one whose classifier reads the mean of the
+# patches (Fig. 11), and some that see a share of the images, as many steps long (Figs. 4, 12 and 13).
+SHARES = {"supervised-data3": 0.03, "supervised-data10": 0.1, "supervised-data30": 0.3}
+VARIANTS = ("supervised-mean", *SHARES)
 LAMBDAS = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)          # of the hybrid's sweep; Park et al. 2023, Fig. 12, has all but .1 and .8
 SIZES = {"gpu": ("vit_tiny", "vit_small", "vit_base"), "cpu": ("vit_thin", "vit_slim")}       # of which one ships
 WORLDS = {
@@ -42,6 +47,8 @@ def planned(world: str, model: str, budget: str = "gpu", seed: int = 0, cl_weigh
             share: float = 1.0, size: str | None = None) -> Recipe:
     """The recipe of a checkpoint; cl_weight: another λ for the hybrid; share: of its epochs, warm-up included; size: another of
     SIZES, with all else as it is."""
+    if model in VARIANTS:
+        return _variant(model, planned(world, "supervised", budget, seed, share=share))
     changes = WORLDS[world] | dict(seed=seed) | ({} if cl_weight is None else dict(cl_weight=cl_weight))
     if budget == "cpu":
         changes |= _CPU | _CPU_WORLD[world] | _CPU_MODEL[model] | dict(epochs=_CPU_EPOCHS[world][model])
@@ -49,3 +56,13 @@ def planned(world: str, model: str, budget: str = "gpu", seed: int = 0, cl_weigh
     r = recipe(model, "course", **changes | ({} if size is None else dict(model=size)))
     epochs = max(1, round(share * r.epochs))
     return replace(r, epochs=epochs, warmup_epochs=r.warmup_epochs * epochs / r.epochs)
+
+
+def _variant(name: str, r: Recipe) -> Recipe:
+    """One of VARIANTS, from the recipe of the supervised network of shapes."""
+    if name == "supervised-mean":
+        return replace(r, pooling="mean")
+    whole = r.images or LENGTHS["train"]
+    images = round(SHARES[name] * whole)
+    epochs = max(1, round(r.epochs * (whole // r.batch_size) / (images // r.batch_size)))
+    return replace(r, images=images, epochs=epochs, warmup_epochs=r.warmup_epochs * epochs / r.epochs)

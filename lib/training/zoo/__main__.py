@@ -24,7 +24,7 @@ from lib.training.build import from_description
 from lib.training.checkpoint import read_export, write_atomically
 from lib.training.recipes import command
 from lib.training.settings import Recipe
-from lib.training.zoo import LABELS, LAMBDAS, MODELS, SIZES, WORLDS, planned
+from lib.training.zoo import LABELS, LAMBDAS, MODELS, SIZES, VARIANTS, WORLDS, planned
 
 RESULTS = Path(__file__).parents[3] / "data" / "results" / "zoo"
 LARGEST = 12_000_000                                               # bytes of a checkpoint
@@ -110,10 +110,13 @@ def pack(job: Job, runs: Path, result: dict, folder: Path = zoo.FOLDER) -> None:
         "device": result["device"], "minutes": result["training"]["minutes"], "first_loss": losses[0], "last_loss": losses[-1],
         "knn": result["trained"]["knn"]["value"], "linear": result["trained"]["linear"]["value"],
     }
-    known = zoo.manifest(folder) if (folder / "manifest.json").exists() else {}
+    if job.name in VARIANTS:
+        name, known = zoo.OTHERS, zoo.others(folder)
+    else:
+        name, known = "manifest.json", zoo.manifest(folder) if (folder / "manifest.json").exists() else {}
     known[f"{job.world}/{job.name}"] = entry
-    order = [f"{world}/{model}" for world in WORLDS for model in MODELS if f"{world}/{model}" in known]
-    write_atomically(folder / "manifest.json", lambda temporary: temporary.write_text(
+    order = [f"{world}/{model}" for world in WORLDS for model in (*MODELS, "resnet", *VARIANTS) if f"{world}/{model}" in known]
+    write_atomically(folder / name, lambda temporary: temporary.write_text(
         json.dumps({key: known[key] for key in order}, indent=1) + "\n"))
 
 
@@ -121,7 +124,9 @@ def main() -> None:
     parser = cli.Parser(prog="python -m lib.training.zoo", description="Train, evaluate and pack the shipped checkpoints.")
     parser.add_argument("--world", choices=tuple(WORLDS), default="shapes", help="what they see")
     parser.add_argument("--budget", choices=("gpu", "cpu"), default="gpu", help="course recipes, or what a CPU can do")
-    parser.add_argument("--models", nargs="*", choices=MODELS, default=MODELS, help="which objectives; none with --sweep alone")
+    parser.add_argument("--models", nargs="*", choices=(*MODELS, *VARIANTS), default=MODELS, metavar="MODEL",
+                        help=f"which of {', '.join(MODELS)} (all if left out; none with --sweep alone), and of shapes "
+                             f"{', '.join(VARIANTS)}")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="seed 0 ships, of others the measurements do")
     parser.add_argument("--sweep", nargs="*", type=float, choices=LAMBDAS, metavar="LAMBDA",
                         help="the hybrid at these λ too, at all seven if none is named")
@@ -136,6 +141,8 @@ def main() -> None:
         raise CourseError(f"--share lies above 0 and is at most 1, and --jobs is at least 1; got {a.share} and {a.jobs}")
     if not a.models and a.sweep is None:
         raise CourseError("nothing to train: name --models, or --sweep")
+    if a.world != "shapes" and set(a.models) & set(VARIANTS):
+        raise CourseError(f"{', '.join(VARIANTS)} are of --world shapes, got {a.world}")
     usual = {planned(a.world, model, a.budget).model for model in a.models}
     if a.sizes and (a.sweep is not None or not set(a.sizes) <= set(SIZES[a.budget]) - usual):
         raise CourseError(f"--sizes of --budget {a.budget} are {', '.join(x for x in SIZES[a.budget] if x not in usual)}, "
