@@ -11,21 +11,24 @@ from lib.analysis.claims.verdict import NotMeasured, shortfall
 from lib.analysis.recording import PerImage, record
 from lib.analysis.similarity import Representations, centered, minibatches
 from lib.data import Loaded, open_source
+from lib.data.views import normalize
 from lib.errors import CourseError
-from lib.evaluation.features import extract
+from lib.evaluation.features import extract, extract_depths
+from lib.evaluation.few_shot import few_shot_probe
 from lib.evaluation.finetune import RECIPES, finetune
 from lib.evaluation.linear import fit, linear_probe
 from lib.evaluation.table import NAMES, RESULTS, written
 from lib.models import resnet, zoo
 from lib.training.build import from_description
-from lib.training.zoo import SIZES
+from lib.training.zoo import SHARES, SIZES
 
 SEEDS = range(1, 10)                  # of training besides 0, if such were measured
 BATCH = 32                            # images in a minibatch of CKA, as in Shekhar et al.
 
 
 def label(name: str) -> str:
-    return NAMES.get(name, {"resnet": "ResNet"}.get(name, name))
+    others = {"resnet": "ResNet", "supervised-mean": "pooled ViT", **{n: f"{s:.0%} of the images" for n, s in SHARES.items()}}
+    return (NAMES | others).get(name, name)
 
 
 class Images(Loaded):
@@ -111,6 +114,22 @@ class Lab:
         weights = fit((x - mean) / std, labels, int(labels.max()) + 1, weight_decay)
         return ((queries - mean) / std) @ weights[:-1] + weights[-1]
 
+    def tokens_right(self, name: str, depth: int = 12) -> Tensor:
+        """Is a probe of one token right, with ten labels a class? After a block of a ViT, or at the end of a ResNet.
+
+        -> (1 + tokens, images) bool: first a probe of the mean of the patches, or places, then one of each alone.
+        """
+        return self.once(("tokens", name, depth), lambda: self._tokens_right(name, depth))
+
+    def _tokens_right(self, name: str, depth: int) -> Tensor:
+        network, found = self.network(name), []
+        for source in (self.source("train", 500), self.source()):
+            tokens = extract_depths(network, source, (depth,), "tokens")[0][depth][:, 1:] if hasattr(network, "blocks") else \
+                last_stage(network, source)                        # (images, tokens, D)
+            found.append(torch.cat([tokens.mean(1, keepdim=True), tokens], 1).transpose(0, 1))
+        labels, truth = (s.labels(torch.arange(len(s))) for s in (self.source("train", 500), self.source()))
+        return few_shot_probe(found[0], labels, found[1])[0] == truth
+
     def tuned(self, name: str, labels: int = 500, epochs: int = 6) -> nn.Module:
         """The network fine-tuned on some labelled images: about a minute of a core."""
         return self.once(("tuned", name), lambda: self._tuned(name, labels, epochs))
@@ -173,6 +192,13 @@ class Lab:
         """{depth: interval} of a probe, "knn" or "linear", on "cls" or "mean" features."""
         found = self.report(name, "depths")
         return dict(zip(found["depth"], map(of, found[pooling][probe]), strict=True))
+
+
+@torch.no_grad()
+def last_stage(network: nn.Module, source: Loaded) -> Tensor:
+    """What a ResNet holds at each place before it pools: (images, places, D)."""
+    parts = [network.forward_features(normalize(source.images(some))) for some in torch.arange(len(source)).split(64)]
+    return torch.cat(parts).flatten(2).mT
 
 
 def gram_rows(shown: Representations, names: tuple[str, ...] = ()) -> Tensor:

@@ -1,7 +1,7 @@
 """The claims of Raghu et al. 2021, "Do Vision Transformers See Like Convolutional Neural Networks?", a row each.
 
-The paper's networks are supervised: here the supervised ViT, and the ResNet that was trained on the same images. What needs its
-private images (JFT-300M), or networks that do not ship, says so.
+The paper's networks are supervised: here the supervised ViT, the same with pooled tokens (GAP in the paper) or fewer images,
+and the ResNet that was trained on the same images. Shares of them stand in for the paper's private ones (JFT-300M).
 """
 from collections.abc import Iterator
 from dataclasses import replace
@@ -158,13 +158,54 @@ def contrasts(lab: Lab, name: str, part: str) -> list[float]:
     return found
 
 
-def localized(lab: Lab, vit: str, cnn: str) -> Iterator[Check]:
+def localized(lab: Lab, vit: str, cnn: str, pooled: str) -> Iterator[Check]:
     mine = contrasts(lab, vit, "block12")
     yield Check("tokens of the last block are told by their own place more than by others",
                 *over_seeds([(c, c, c) for c in mine]), "CKA")
-    other = contrasts(lab, cnn, "stage4.2")
-    yield Check(f"more than the places of the {label(cnn)}'s last stage",
-                *over_seeds([(a - b,) * 3 for a, b in zip(mine, other, strict=True)]), "CKA")
+    for other, where, words in ((cnn, "stage4.2", f"the places of the {label(cnn)}'s last stage"),
+                                (pooled, "block12", f"those of the {label(pooled)}")):
+        theirs = contrasts(lab, other, where)
+        yield Check(f"more than {words}", *over_seeds([(a - b,) * 3 for a, b in zip(mine, theirs, strict=True)]), "CKA")
+
+
+def single_tokens(lab: Lab, pooled: str, vit: str, cnn: str) -> Iterator[Check]:
+    a, b, c = (lab.tokens_right(name)[1:].double().mean(0) for name in (pooled, vit, cnn))       # (images,) each
+    yield Check(f"one token at the end of the {label(pooled)} tells the class better than a place of the {label(cnn)}",
+                *over_images(a - c), "accuracy")
+    yield Check(f"and that one better than a token of the {label(vit)} ViT, by ten points", *over_images(c - b), "accuracy",
+                0.1)
+
+
+def first_token(lab: Lab, pooled: str) -> Iterator[Check]:
+    """The first patch against the mean of all."""
+    gaps = {depth: right[0].double() - right[1].double() for depth, right in
+            ((depth, lab.tokens_right(pooled, depth)) for depth in (3, 12))}                     # (images,) each
+    yield Check("after block 12, the first patch is as good as all together, to five points", *over_images(-gaps[12]),
+                "accuracy", -0.05)
+    yield Check("after block 3 it is ten points behind", *over_images(gaps[3]), "accuracy", 0.1)
+
+
+def fewer_local(lab: Lab, full: str, *less: str) -> Iterator[Check]:
+    whole, *others = (lab.recorded(name, AttentionStatistics)["distance"][:, 0].double() for name in (full, *less))
+    for name, other in zip(less, others, strict=True):
+        gap = resampled(lambda x, y: y.mean(0).amin() - x.mean(0).amin(), whole, other)
+        yield Check(f"the most local head of block 1 looks further with {label(name)}", *gap, "px")
+
+
+def low_layers_first(lab: Lab, full: str, *less: str) -> Iterator[Check]:
+    whole, third = blocks(lab, full), 8                            # of 24 halves of blocks
+    for name in less:
+        gap = jackknife(lambda x, y: (cka(x[:, :third], y[:, :third]) - cka(x[:, -third:], y[:, -third:])).mean(), whole,
+                        blocks(lab, name))
+        yield Check(f"{label(name)}: the lower third is more like that of all images than the upper third", *gap, "CKA")
+
+
+def data_in_the_middle(lab: Lab, full: str, less: str) -> Iterator[Check]:
+    a, b = (lab.depths(name, "cls", "linear") for name in (full, less))
+    early, middle, late = (average([apart(a[k], b[k]) for k in part]) for part in (range(1, 4), range(5, 9), range(10, 13)))
+    yield Check(f"blocks 5 to 8 know the class better with all images than with {label(less)}", *middle, "accuracy")
+    yield Check("by more than blocks 1 to 3", *apart(middle, early), "accuracy")
+    yield Check("and by more than blocks 10 to 12", *apart(middle, late), "accuracy")
 
 
 def cls_or_mean(lab: Lab, vit: str) -> Iterator[Check]:
@@ -183,10 +224,10 @@ def kept_when_tuned(lab: Lab, name: str) -> Iterator[Check]:
     yield Check("blocks 1 to 4 stay more as they were than blocks 9 to 12", *change, "CKA")
 
 
-JFT = "the paper pre-trains on JFT-300M, which is private; a stand-in, 3, 10, 30 and 100 % of a public set, was not trained"
-GAP = "needs a ViT that was trained with labels on the mean of its patch tokens; those that ship read CLS"
+JFT = "shares of a procedural world, on which all train for as many steps, instead of JFT-300M, which is private, and ImageNet"
+LESS = ("supervised-data10", "supervised-data3")
 LARGE = "ViT-B/32 to H/14 and ResNet-50 to 152x2, pre-trained on JFT-300M or ImageNet-21k"
-VIT, CNN = "supervised", "resnet"
+VIT, CNN, POOLED = "supervised", "resnet", "supervised-mean"
 
 CLAIMS = [
     Claim("raghu-1", PAPER, "1", "ViT's layers are alike throughout, a ResNet's fall into stages",
@@ -200,7 +241,8 @@ CLAIMS = [
           "distances spread in the first two blocks, all long in the last two", LARGE, head_spread, (VIT,), ("untrained",),
           worlds=BOTH),
     Claim("raghu-4", PAPER, "4", "with little data, early blocks learn no local heads", "least distance in the lowest block",
-          "rises for L/16 and H/14 trained on ImageNet alone; B/32 stays local", LARGE, reason=JFT),
+          "rises for L/16 and H/14 trained on ImageNet alone; B/32 stays local", LARGE, fewer_local, (VIT, *LESS),
+          ("untrained", *LESS), stand_in=JFT),
     Claim("raghu-5", PAPER, "5", "local heads compute what early ResNet layers do",
           "CKA of heads by distance with early stages",
           "falls as heads get more global", LARGE, local_heads, (VIT, CNN), ("untrained", CNN)),
@@ -215,20 +257,22 @@ CLAIMS = [
           "12 blocks, trained anew on ImageNet for each block",
           without_middle, stand_in="three blocks on easy shapes, eight seeds"),
     Claim("raghu-9", PAPER, "9", "tokens of a ViT's last block still stand for their place", "localization by CKA",
-          "ViT with CLS above ResNet-50 and above a ViT with pooled tokens", LARGE, localized, (VIT, CNN), ("untrained", CNN),
-          stand_in="no ViT with pooled tokens was trained on labels, so that half is not measured"),
+          "ViT with CLS above ResNet-50 and above a ViT with pooled tokens", LARGE, localized, (VIT, CNN, POOLED),
+          ("untrained", CNN, POOLED)),
     Claim("raghu-10", PAPER, "11", "single tokens of pooled ViTs know the class, those of CLS models do not",
           "probe of one token",
-          "pooled ViT at or above ResNet, far above CLS models", LARGE, reason=GAP),
+          "pooled ViT at or above ResNet, far above CLS models", LARGE, single_tokens, (POOLED, VIT, CNN),
+          ("untrained", VIT, CNN)),
     Claim("raghu-11", PAPER, "11", "in a pooled ViT the first token ends as good as all of them", "probes by block",
-          "equal in the last layer, far worse early", LARGE, reason=GAP),
+          "equal in the last layer, far worse early", LARGE, first_token, (POOLED,), ("untrained",)),
     Claim("raghu-12", PAPER, "11", "in a CLS model, pooled patches keep up until the last layers", "probes by block",
           "equal until late, then CLS ahead", LARGE, cls_or_mean, (VIT,), ("untrained",), worlds=BOTH),
     Claim("raghu-13", PAPER, "12", "a tenth of the data teaches the low layers, not the high ones",
           "CKA with the full-data model",
-          "low layers alike at 3 to 10 %, high ones not", LARGE, reason=JFT),
+          "low layers alike at 3 to 10 %, high ones not", LARGE, low_layers_first, (VIT, *LESS), ("untrained", *LESS),
+          stand_in=JFT),
     Claim("raghu-14", PAPER, "13", "more pre-training data helps the middle layers most", "probes by block",
-          "30 points between JFT and ImageNet for L/16 and H/14", LARGE, reason=JFT),
+          "30 points between JFT and ImageNet for L/16 and H/14", LARGE, data_in_the_middle, (VIT, LESS[0]), stand_in=JFT),
     Claim("raghu-15", PAPER, "G.1", "fine-tuning leaves the first blocks as they were", "CKA before and after fine-tuning",
           "the first four or five blocks preserved", "seven downstream tasks from ImageNet-21k", kept_when_tuned, ("mae",),
           ("untrained",), worlds=BOTH, stand_in="MAE instead of a supervised ViT, fine-tuned on 500 labels of its own world"),
