@@ -34,6 +34,7 @@ EVALUATIONS = {"": ["lib.evaluation", "frozen"], "-finetuned": ["lib.evaluation"
                "-noise": ["lib.evaluation", "noise", "--images", "1000", "--val-images", "250"],
                "-shape-bias": ["lib.evaluation", "shape-bias", "--images", "1000", "--val-images", "400"]}
 SHIPPED_ONLY = ("-depths", "-noise", "-shape-bias")                # minutes for each
+OF_VARIANTS = ("", "-depths")
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def evaluate(job: Job, runs: Path) -> dict:
     """Measure it beside the untrained network, each in a file of its own, once. -> what was measured frozen"""
     few, folder = [] if job.labels is None else ["--images", str(job.labels)], str(job.folder(runs))
     for end, words in EVALUATIONS.items():
-        if end in SHIPPED_ONLY and not job.ships:
+        if end in SHIPPED_ONLY and not job.ships or job.name in VARIANTS and end not in OF_VARIANTS:
             continue
         words = [*words, *(few if end == "-finetuned" else []), folder]
         out = RESULTS / f"{job.world}-{job.name}{end}.json"
