@@ -181,10 +181,10 @@ axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 plots.show(figure, alt="Curves by depth on photographs: MAE stays highest, SimMIM falls early and ends level with untrained, MoCo v3 ends lowest.")
 
 # %% [markdown]
-# MoCo v3 ends lowest again. It begins above the control, falls from block 2 on and is below it from block 4. MAE stays
-# highest. But SimMIM, which on shapes ends just above MAE, falls in its first blocks, lies *below* random weights as far as block 9,
-# and ends where they do: it does not keep high frequencies better than a network that has learned nothing. "CL low" shows
-# in both worlds, "MIM high" for MAE alone.
+# MoCo v3 ends lowest again. It begins above the control, falls from block 2 on and is below it from block 4. From block 2
+# on MAE is highest. But SimMIM, which on shapes ends just above MAE, falls in its first blocks, lies *below* random weights
+# as far as block 9, and ends where they do: it does not keep high frequencies better than a network that has learned
+# nothing. "CL low" shows in both worlds, "MIM high" for MAE alone.
 #
 # ### What a constant does
 #
@@ -411,11 +411,11 @@ axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 plots.show(figure, alt="Drop of accuracy under published noise by band, a line with its interval for each network, two controls.")
 
 # %% [markdown]
-# SimMIM loses most, the hybrid a little in every band, MAE and DINO in some; in the supervised network and MoCo v3 no loss can be seen in
-# any band. SimMIM's line has a hump at low *and* one at high frequencies, although the low bands are the weaker noise; with
-# 250 images the dip between them may be chance. Random weights lose some points in most bands, about what MAE loses. So
-# what asks for an explanation here is not that noise costs the masked networks something, but that it costs MoCo v3 and the
-# supervised network nothing. (The hybrid lies mostly between its parents.)
+# SimMIM loses most, the hybrid a little in every band, MAE and DINO in some; in the supervised network and MoCo v3 no loss
+# can be seen in any band. SimMIM's line has a hump at low *and* one at high frequencies, although the low bands are the
+# weaker noise; with 250 images the dip between them may be chance. Random weights lose some points in most bands, about
+# what MAE loses. So what asks for an explanation here is not that noise costs the masked networks something, but that it
+# costs MoCo v3 and the supervised network nothing. (The hybrid lies mostly between its parents.)
 #
 # ## 4. Shape or texture?
 #
@@ -733,10 +733,10 @@ chapter07.check_bias_for_shape(bias_for_shape);
 #   told to, and the bias of a network blind to texture. Here the biases are accuracies in disguise, and the fall from
 #   congruent to conflict images says more.
 #
-# **Limits.** One small network of each kind, trained on a grey procedural world, and in section 2 three on photographs;
-# intervals are over images, not over seeds of training. DINO learned little. Noise and conflict are read with linear
-# probes; the paper may use others, and fine-tuned networks may answer differently. Faint textures seen through patches of 8
-# pixels leave little texture bias to find: for that, run the commands above on photographs.
+# **Limits.** One small network of each kind, trained on a grey procedural world, and in section 2 all that ship on
+# photographs; intervals are over images, not over seeds of training. DINO learned little. Noise and conflict are read with
+# linear probes; the paper may use others, and fine-tuned networks may answer differently. Faint textures seen through
+# patches of 8 pixels leave little texture bias to find: for that, run the commands above on photographs.
 #
 # **References.** Park et al. 2023, *What Do Self-Supervised Vision Transformers Learn?*, section 3. Park and Kim 2022, *How
 # Do Vision Transformers Work?*, for noise of one band. Geirhos et al. 2019, *ImageNet-trained CNNs are biased towards

@@ -265,7 +265,8 @@ for kind in ("trained", "untrained"):
 # (Figure 2) find the same order: the lower half of a ResNet goes with the lowest quarter of a ViT. Only the CNN's last
 # block goes with a later one, and it is about as much like any block from the second on; that the ViT's last third is like
 # nothing in the ResNet, as the paper has it, does not show. (It is *less* like it than the other blocks are, by .06, with
-# random weights too. That is all that raghu-2 in chapter 13 asks for.) The control divides the finding in two. That an early ViT layer
+# random weights too. That is all that the third check of raghu-2 in chapter 13
+# asks for.) The control divides the finding in two. That an early ViT layer
 # is like an early CNN layer needs **no training**. That the two meet again at the top does, on the CNN's side at least:
 # with random weights next to nothing of its last stage is like any block of the ViT. Section 10 asks how much of it the
 # labels of the ViT add.
@@ -747,8 +748,8 @@ chapter09.check_half_radius(half_radius);
 #
 # - CKA compares layers by how alike they find images. Leave the diagonals out, or wide layers all look alike.
 # - A heat map means nothing without that of random weights beside it. ViT and CNN differ most *before* training.
-# - Early layers of a ViT are like early layers of a CNN without any training; that six of the CNN's eight blocks are most
-#   like the ViT's first one, and that the tops meet, needs a trained CNN, and the same labels add to it.
+# - Early layers of a ViT are like early layers of a CNN without any training; that stage 3 of the CNN is *much* like them
+#   too, and that the tops meet, needs a trained CNN, and the same labels add to it.
 # - Whether there are local heads is a question of objective or length of training, not only of architecture: MAE has them
 #   here, the supervised ViT has not.
 # - A skip connection that is cut without training anew shows damage, not function.

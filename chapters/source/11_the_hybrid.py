@@ -347,11 +347,11 @@ for title, found in {"linear probe, CLS": {name: f["cls"]["linear"][-1] for name
                                     f"{100 * m['interval'][1]:.1f})" for name, m in found.items()))
 
 # %% [markdown]
-# Here the hybrid **is first by none of the three**. By CLS it is far above SimMIM and two points behind MoCo v3; by the
-# mean of the patches, where it led on shapes, it is three behind, and level with SimMIM; fine-tuned it comes last, hardly
-# above random weights. It has trained the least: 438 steps, MoCo v3 584 and SimMIM 1,752, for a step of the hybrid costs
-# the most. So this does not say what the three would be when trained to the end. It says that being asked for two things is
-# no head start.
+# Here the hybrid **is first by none of the three**. By CLS it is far above SimMIM and not told apart from MoCo v3, two
+# points lower; by the mean of the patches, where it led on shapes, it is three points behind MoCo v3, and level with
+# SimMIM; fine-tuned it is four behind MoCo v3, and told apart neither from SimMIM nor from random weights. It has trained
+# the least: 438 steps, MoCo v3 584 and SimMIM 1,752. So this says neither what the three would be when trained to the end,
+# nor which is ahead after as many steps.
 #
 # By depth the picture of the shapes returns in part. The NMI lies between the parents' in every block but one, and above
 # that of random weights in all of them, though the peak of SimMIM's blocks 2 and 3 is gone. The

@@ -74,6 +74,8 @@ def test_variants_are_the_supervised_network_but_for_one_thing(budget):
 def test_variants_are_of_shapes(capsys):
     assert run("--models", "supervised-mean", "--world", "imagenette") == 2
     assert "are of --world shapes, got imagenette" in capsys.readouterr().err
+    assert run("--models", "supervised-mean", "--budget", "cpu", "--sizes", "vit_thin") == 2
+    assert "--sizes are of the objectives" in capsys.readouterr().err
 
 
 def test_sizes_that_are_not_of_the_budget_are_told_before_the_work(capsys):

@@ -41,6 +41,7 @@ OF_VARIANTS = ("", "-depths")
 class Job:
     """One network to train. Those of seed 0 without another λ or size ship; of the others the measurements do."""
     world: str
+    model: str                                                     # of MODELS or VARIANTS
     name: str
     recipe: Recipe
     ships: bool
@@ -53,7 +54,7 @@ class Job:
 def jobs_of(a) -> list[Job]:
     def job(name: str, model: str, seed: int, ships: bool, cl_weight: float | None = None, size: str | None = None) -> Job:
         r = planned(a.world, model, a.budget, seed, cl_weight, a.share, size)
-        return Job(a.world, name + (f"-seed{seed}" if seed else ""), r, ships, LABELS[a.budget][a.world])
+        return Job(a.world, model, name + (f"-seed{seed}" if seed else ""), r, ships, LABELS[a.budget][a.world])
 
     if a.sizes:
         return [job(f"{model}-{size}", model, seed, False, size=size) for seed in a.seeds for model in a.models
@@ -80,10 +81,9 @@ def train(job: Job, runs: Path) -> None:
 def evaluate(job: Job, runs: Path) -> dict:
     """Measure it beside the untrained network, each in a file of its own, once. -> what was measured frozen"""
     few, folder = [] if job.labels is None else ["--images", str(job.labels)], str(job.folder(runs))
-    for end, words in EVALUATIONS.items():
-        if end in SHIPPED_ONLY and not job.ships or job.name in VARIANTS and end not in OF_VARIANTS:
-            continue
-        words = [*words, *(few if end == "-finetuned" else []), folder]
+    wanted = OF_VARIANTS if job.model in VARIANTS else EVALUATIONS
+    for end in wanted if job.ships else [end for end in wanted if end not in SHIPPED_ONLY]:
+        words = [*EVALUATIONS[end], *(few if end == "-finetuned" else []), folder]
         out = RESULTS / f"{job.world}-{job.name}{end}.json"
         if not out.exists() or out.stat().st_mtime < (job.folder(runs) / "backbone.safetensors").stat().st_mtime:
             words += ["--out", os.path.relpath(out), "--device", job.recipe.device]
@@ -111,7 +111,7 @@ def pack(job: Job, runs: Path, result: dict, folder: Path = zoo.FOLDER) -> None:
         "device": result["device"], "minutes": result["training"]["minutes"], "first_loss": losses[0], "last_loss": losses[-1],
         "knn": result["trained"]["knn"]["value"], "linear": result["trained"]["linear"]["value"],
     }
-    if job.name in VARIANTS:
+    if job.model in VARIANTS:
         name, known = zoo.OTHERS, zoo.others(folder)
     else:
         name, known = "manifest.json", zoo.manifest(folder) if (folder / "manifest.json").exists() else {}
@@ -144,6 +144,8 @@ def main() -> None:
         raise CourseError("nothing to train: name --models, or --sweep")
     if a.world != "shapes" and set(a.models) & set(VARIANTS):
         raise CourseError(f"{', '.join(VARIANTS)} are of --world shapes, got {a.world}")
+    if a.sizes and set(a.models) & set(VARIANTS):
+        raise CourseError(f"--sizes are of the objectives, not of {', '.join(VARIANTS)}")
     usual = {planned(a.world, model, a.budget).model for model in a.models}
     if a.sizes and (a.sweep is not None or not set(a.sizes) <= set(SIZES[a.budget]) - usual):
         raise CourseError(f"--sizes of --budget {a.budget} are {', '.join(x for x in SIZES[a.budget] if x not in usual)}, "
