@@ -428,11 +428,14 @@ published = {"dino": (78.2, 82.8), "mocov3": (76.7, 83.2), "mae": (68.0, 83.6), 
 panels = {"published: ViT-B, ImageNet": published, "here: shapes": points_of(results, "shapes"),
           "here: photographs": points_of(on_photographs, "imagenette")}
 figure, axes = plt.subplots(1, 3, figsize=(7.5, 2.9))
+sides = {"supervised": ((7, -3), "left"), "mocov3": ((-7, -2), "right"), "simmim": ((7, -8), "left"),
+         "hybrid": ((7, -9), "left")}  # where a name stands beside its point
+crowded = sides | {"supervised": ((-7, -3), "right"), "simmim": ((7, -1), "left"), "hybrid": ((7, -6), "left"),
+                   "dino": ((0, -12), "left"), "untrained": ((0, -12), "center")}
 for axis, (title, points) in zip(axes, panels.items()):
     for name, (x, y) in points.items():
         axis.plot(x, y, "o", color=plots.COLORS[name], label=NAMES[name])
-        shift, side = {"supervised": ((7, -3), "left"), "mocov3": ((-7, -2), "right"), "simmim": ((7, -8), "left"),
-                       "hybrid": ((7, -9), "left")}.get(name, ((0, 6), "center"))
+        shift, side = (crowded if "photographs" in title else sides).get(name, ((0, 6), "center"))
         axis.annotate(NAMES[name], (x, y), shift, textcoords="offset points", ha=side, fontsize=7)
     axis.set(xlabel="linear probe (%)", ylabel="fine-tuned (%)", title=title)
     axis.margins(0.3)

@@ -181,10 +181,10 @@ axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 plots.show(figure, alt="Curves by depth on photographs: MAE stays highest, SimMIM falls early and ends level with untrained, MoCo v3 ends lowest.")
 
 # %% [markdown]
-# MoCo v3 ends lowest again. It begins above the control, falls from block 2 on and is below it from block 4. From block 2
-# on MAE is highest. But SimMIM, which on shapes ends just above MAE, falls in its first blocks, lies *below* random weights
-# as far as block 9, and ends where they do: it does not keep high frequencies better than a network that has learned
-# nothing. "CL low" shows in both worlds, "MIM high" for MAE alone.
+# MoCo v3 ends lowest again, DINO and the hybrid before it, as on shapes. It begins above the control, falls from block 2 on
+# and is below it from block 4. From block 2 on MAE is highest. But SimMIM, which on shapes ends just above MAE, falls in
+# its first blocks, lies *below* random weights as far as block 9, and ends where they do: it does not keep high frequencies
+# better than a network that has learned nothing. "CL low" shows in both worlds, "MIM high" for MAE alone.
 #
 # ### What a constant does
 #
