@@ -6,7 +6,7 @@ const decode = png => createImageBitmap(new Blob([png], { type: "image/png" }));
 
 function render({ model, el }) {
   const { side, names, model: label } = model.get("meta"), cell = WIDTH / side;
-  let mask = new Set(model.get("masked")), pictures = null, answer = null;
+  let mask = new Set(model.get("masked")), pictures = null, answer = null, told = model.get("report");
   let sent = JSON.stringify(model.get("masked")), waiting = false;       // what the kernel was asked, and is it still at it?
   let place = Math.floor(side / 2) * side + Math.floor(side / 2);        // the patch that the keys are at
   let paint = null, last = null;                                         // while the pointer is down: hide or show, from where?
@@ -55,7 +55,7 @@ function render({ model, el }) {
       hidden.context.strokeStyle = color;
       hidden.context.strokeRect(place % side * cell + 3, Math.floor(place / side) * cell + 3, cell - 6, cell - 6);
     }
-    const { masked, image, text: said } = model.get("report");
+    const { masked, image, text: said } = told;                          // of the picture that is shown
     const late = JSON.stringify(masked) !== JSON.stringify(list()) || image !== model.get("image");
     filled.canvas.classList.toggle("reconstruction-late", late);
     text.textContent = late ? `${mask.size} of ${side * side} patches masked. The network is at it …` : said;
@@ -145,8 +145,10 @@ function render({ model, el }) {
     draw();
   };
   const report = async () => {
-    answer = await decode(model.get("filled"));
-    waiting = JSON.stringify(model.get("report").masked) !== sent;
+    const now = model.get("report"), decoded = await decode(model.get("filled"));
+    if (now !== model.get("report")) return;                             // another came meanwhile, with its own picture
+    [answer, told] = [decoded, now];
+    waiting = JSON.stringify(told.masked) !== sent;
     draw();
     ask();
   };
@@ -154,7 +156,8 @@ function render({ model, el }) {
   model.on("change:image", draw);
   model.on("change:report", report);
   Promise.all([decode(model.get("filled")), ...model.get("pictures").map(decode)]).then(([first, ...decoded]) => {
-    [answer, pictures] = [first, decoded];
+    answer ??= first;
+    pictures = decoded;
     draw();
     root.dataset.ready = "yes";
   });

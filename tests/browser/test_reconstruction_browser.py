@@ -68,8 +68,9 @@ def test_draw_a_mask_and_the_network_fills_it_in(open_lab, screenshots):
     run_cell(page, 1, f"kept: [0, 2, 3, 10] {shown:.0f}")
 
     run_cell(page, 2)
-    page.wait_for_function(f"() => {{ const p = document.querySelectorAll('{CANVAS}')[1].getContext('2d')"
-                           ".getImageData(20, 130, 1, 1).data; return p[0] !== 128 || p[1] !== 128; }")
+    page.wait_for_function(f"() => {{ const canvas = document.querySelectorAll('{CANVAS}')[1], middle = 1.5 * canvas.width / 4;"
+                           "const p = canvas.getContext('2d').getImageData(middle, middle, 1, 1).data;"
+                           "return p[0] === 128 && p[1] === 128; }")               # row 2, column 2 is hidden
     answered(page, 4)
     assert patches_that_differ(pixels(page, 2), pixels(page, 0)) == [0, 5, 10, 15]
     before = pixels(page, 0)
