@@ -265,11 +265,10 @@ for kind in ("trained", "untrained"):
 # (Figure 2) find the same order: the lower half of a ResNet goes with the lowest quarter of a ViT. Only the CNN's last
 # block goes with a later one, and it is about as much like any block from the second on; that the ViT's last third is like
 # nothing in the ResNet, as the paper has it, does not show. (It is *less* like it than the other blocks are, by .06, with
-# random weights too. That is all that the third check of raghu-2 in chapter 13
-# asks for.) The control divides the finding in two. That an early ViT layer
-# is like an early CNN layer needs **no training**. That the two meet again at the top does, on the CNN's side at least:
-# with random weights next to nothing of its last stage is like any block of the ViT. Section 10 asks how much of it the
-# labels of the ViT add.
+# random weights too. That is all that the third check of raghu-2 in chapter 13 asks for.) The control divides the finding
+# in two. That an early ViT layer is like an early CNN layer needs **no training**. That the two meet again at the top does,
+# on the CNN's side at least: with random weights next to nothing of its last stage is like any block of the ViT. Section 10
+# asks how much of it the labels of the ViT add.
 #
 # ## 5. Local and global heads
 #

@@ -136,9 +136,9 @@ figure.colorbar(shown, ax=axes, label="CKA, n = 96")
 plots.show(figure, alt="Four heat maps of CKA between parts of two networks: the pair of untrained networks is the brightest.")
 
 # %% [markdown]
-# The two that share nothing; and next to them MoCo v3 with MAE, one of each family. Stripes cross the maps, the same in every
-# block, darkest in MoCo v3 beside MAE. Which part of a block are they? Point at one, or use the arrow keys: all four maps
-# say what that pair of parts has. (Without a kernel you see a still picture.)
+# The two that share nothing; and next to them MoCo v3 with MAE, one of each family. Stripes cross the maps, the same in
+# every block, darkest in MoCo v3 beside MAE. Which part of a block are they? Point at one, or use the arrow keys: all four
+# maps say what that pair of parts has. (Without a kernel you see a still picture.)
 
 # %%
 from lib.viz.heatmap import HeatMaps
@@ -612,8 +612,8 @@ for a, b in [("mocov3", "dino"), ("mocov3", "simmim"), ("mocov3", "mae"), ("dino
 #
 # ## 7. What do a few labels change?
 #
-# Shekhar et al. find that fine-tuning makes MAE more like joint-embedding networks, and that fine-tuning these does not make
-# them more like MAE. Fine-tune one of each kind here, for 24 steps of 16 images, all layers at one learning rate:
+# Shekhar et al. find that fine-tuning makes MAE more like joint-embedding networks, and that fine-tuning these does not
+# make them more like MAE. Fine-tune one of each kind here, for 24 steps of 16 images, all layers at one learning rate:
 
 # %%
 from dataclasses import replace
@@ -760,12 +760,13 @@ for text, value, low, high in rows:
 #
 # What holds of the papers' picture: in late blocks the two joint-embedding networks are more alike than the *mean* of the
 # four mixed pairs, without pixels too (not than every pair: MoCo v3 and MAE are more alike as they are); they are more
-# invariant to brightness, blur and flips than masked networks (to blur not more than random weights); their probes rank classes more alike; MoCo v3's CLS tells the class better than
-# its patches. What the controls add: with a random network taken out, about half of the lead in likeness is left;
-# joint-embedding networks are more invariant to a quarter turn as well, which nobody asked for, so "invariant to its views"
-# is not all there is to it; and that they agree more on an image than class by class, these images do not show. What does
-# not show at this scale: the part of the block in which the families differ, the lead of joint-embedding networks with ten
-# labels a class, and that a few labels bring MAE nearer to MoCo v3.
+# invariant to brightness, blur and flips than masked networks (to blur not more than random weights); their probes rank
+# classes more alike; MoCo v3's CLS tells the class better than its patches. What the controls add: with a random network
+# taken out, about half of the lead in likeness is left; joint-embedding networks are more invariant to a quarter turn as
+# well, which nobody asked for, so "invariant to its views" is not all there is to it; and that they agree more on an image
+# than class by class, these images do not show. What does not show at this scale: the part of the block in which the
+# families differ, the lead of joint-embedding networks with ten labels a class, and that a few labels bring MAE nearer to
+# MoCo v3.
 #
 # ## Exercises
 #

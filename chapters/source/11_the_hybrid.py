@@ -354,8 +354,8 @@ for title, found in {"linear probe, CLS": {name: f["cls"]["linear"][-1] for name
 # nor which is ahead after as many steps.
 #
 # By depth the picture of the shapes returns in part. The NMI lies between the parents' in every block but one, and above
-# that of random weights in all of them, though the peak of SimMIM's blocks 2 and 3 is gone. The
-# high frequencies begin where MoCo v3's do, well above SimMIM's, and fall less far than MoCo v3's.
+# that of random weights in all of them, though the peak of SimMIM's blocks 2 and 3 is gone. The high frequencies begin
+# where MoCo v3's do, well above SimMIM's, and fall less far than MoCo v3's.
 #
 # ## 6. Turn the knob yourself
 #
