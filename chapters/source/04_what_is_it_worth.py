@@ -461,8 +461,8 @@ axis.legend()
 plots.show(figure, alt="Published fine-tuned accuracy by model size: MoCo v3 leads at Ti and S, SimMIM at B.")
 
 # %% [markdown]
-# MoCo v3 leads by 4.3 points at the smallest size and trails by 0.6 at the largest. We trained one size, so we cannot say
-# whether that shows here.
+# MoCo v3 leads by 4.3 points at the smallest size and trails by 0.6 at the largest. Ours are of one size, so we cannot
+# say whether that shows here.
 #
 # ## 10. What held here
 #

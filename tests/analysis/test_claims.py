@@ -277,7 +277,7 @@ def test_the_claim_about_sizes_needs_two_and_subtracts_the_leads(tmp_path):
     for name, accuracies in {"mocov3": (0.80, 0.40), "simmim": (0.75, 0.50)}.items():
         write_size(tmp_path, name, accuracies)
     found = measured(CLAIMS["park-11"], lab)
-    assert found["why"].endswith("trained at one size only") and not found["checks"]
+    assert found["why"].endswith("not both trained at two sizes") and not found["checks"]
     for name, accuracies in {"mocov3-vit_thin": (0.70, 0.30), "simmim-vit_thin": (0.50, 0.35)}.items():
         write_size(tmp_path, name, accuracies)
     found = measured(CLAIMS["park-11"], lab)

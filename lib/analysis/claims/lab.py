@@ -27,8 +27,8 @@ BATCH = 32                            # images in a minibatch of CKA, as in Shek
 
 
 def label(name: str) -> str:
-    others = {"resnet": "ResNet", "supervised-mean": "pooled ViT", **{n: f"{s:.0%} of the images" for n, s in SHARES.items()}}
-    return (NAMES | others).get(name, name)
+    shares = {name: f"{100 * share:g} % of the images" for name, share in SHARES.items()}
+    return (NAMES | shares | {"resnet": "ResNet", "supervised-mean": "pooled ViT"}).get(name, name)
 
 
 class Images(Loaded):

@@ -197,7 +197,7 @@ def purity(lab: Lab, cl: str, mim: str) -> Iterator[Check]:
 def scaling(lab: Lab, cl: str, mim: str) -> Iterator[Check]:
     sizes = lab.sizes(cl, mim)
     if len(sizes) < 2:
-        raise NotMeasured(f"{label(cl)} and {label(mim)} were trained at one size only")
+        raise NotMeasured(f"{label(cl)} and {label(mim)} were not both trained at two sizes")
     if short := lab.undertrained(tuple(name for _, names in sizes for name in names)):
         raise NotMeasured("; ".join(f"{name} is undertrained: {why}" for name, why in short.items()))
     leads = [apart(*(lab.score(name, "finetuned") for name in names)) for _, names in (sizes[0], sizes[-1])]

@@ -177,11 +177,10 @@ def single_tokens(lab: Lab, pooled: str, vit: str, cnn: str) -> Iterator[Check]:
 
 def first_token(lab: Lab, pooled: str) -> Iterator[Check]:
     """The first patch against the mean of all."""
-    gaps = {depth: right[0].double() - right[1].double() for depth, right in
-            ((depth, lab.tokens_right(pooled, depth)) for depth in (3, 12))}                     # (images,) each
-    yield Check("after block 12, the first patch is as good as all together, to five points", *over_images(-gaps[12]),
+    late, early = (lab.tokens_right(pooled, depth).double() for depth in (12, 3))                # (1 + tokens, images) each
+    yield Check("after block 12, the first patch is as good as all together, to five points", *over_images(late[1] - late[0]),
                 "accuracy", -0.05)
-    yield Check("after block 3 it is ten points behind", *over_images(gaps[3]), "accuracy", 0.1)
+    yield Check("after block 3 it is ten points behind", *over_images(early[0] - early[1]), "accuracy", 0.1)
 
 
 def fewer_local(lab: Lab, full: str, *less: str) -> Iterator[Check]:
