@@ -38,7 +38,7 @@ torch.set_num_threads(1);
 #
 # The **ViT** is the supervised one of chapter 04: 12 blocks, 96 channels, 8 × 8 patches. The **CNN** is a ResNet-18, made
 # narrow. Both were told the shapes of the same 16,000 images, with the same views and the same optimiser; the ViT passed
-# over them four times, the CNN once (`python -m lib.training.cnn --epochs 1`). Both ship with the course. Are they equally
+# over them four times, the CNN once (`python -m lib.training.others resnet_slim --epochs 1`). Both ship with the course. Are they equally
 # good?
 
 # %%

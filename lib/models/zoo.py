@@ -2,7 +2,8 @@
 
 `data/checkpoints` holds a safetensors file for each, in half precision, and `manifest.json`, which says of each how it was
 trained, on what, and how good it is. Others ship beside the networks of the six objectives, for what Raghu et al. 2021
-compare: `zoo.load("resnet")`, a CNN, and supervised ViTs that were trained otherwise, in `manifest-others.json`.
+compare: `zoo.load("resnet")`, a CNN, `zoo.load("mixer")`, and supervised ViTs that were trained otherwise, in
+`manifest-others.json`.
 `zoo.load("mocov3-vitb16")` is an official checkpoint: see `lib.models.official`.
 """
 import hashlib
@@ -11,11 +12,11 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load as read_safetensors
-from timm.models.resnet import ResNet
-from torch import Tensor
+from torch import Tensor, nn
 
 from lib.errors import CourseError
-from lib.models import official, resnet
+from lib.models import official
+from lib.models import others as no_vits
 from lib.models.vit import ViT, create, init_xavier
 
 FOLDER = Path(__file__).parents[2] / "data" / "checkpoints"
@@ -35,7 +36,7 @@ def others(folder: Path = FOLDER) -> dict[str, dict]:
 def vits(folder: Path = FOLDER) -> dict[str, dict]:
     """The ViTs of both."""
     known = manifest(folder) | others(folder)
-    return {key: entry for key, entry in known.items() if entry["model"]["name"] not in resnet.SIZES}
+    return {key: entry for key, entry in known.items() if entry["model"]["name"] not in no_vits.NAMES}
 
 
 def _read(path: Path) -> dict[str, dict]:
@@ -78,11 +79,11 @@ def weights(name: str, world: str, folder: Path = FOLDER) -> dict[str, Tensor]:
     return {key: tensor.float() for key, tensor in read_safetensors(data).items()}
 
 
-def load(name: str, world: str = "shapes", folder: Path = FOLDER) -> ViT | ResNet:
+def load(name: str, world: str = "shapes", folder: Path = FOLDER) -> nn.Module:
     """A trained backbone in eval mode, on the CPU; its images are in [0, 1], normalised with ImageNet's mean and std.
 
     "untrained" is a ViT like the world's others before its first step, the negative control of every comparison. "resnet" is
-    a CNN, with its classifier; its own control is `lib.models.resnet.untrained`.
+    a CNN and "mixer" an MLP-Mixer, both with their classifiers; their control is `lib.models.others.untrained`.
     A name in `official.CHECKPOINTS` is a network of the papers, whatever the world; it is downloaded on first use.
     """
     if name in official.CHECKPOINTS:
@@ -90,8 +91,8 @@ def load(name: str, world: str = "shapes", folder: Path = FOLDER) -> ViT | ResNe
     if name == "untrained":
         return untrained(world, folder=folder)
     tensors, model = weights(name, world, folder), (manifest(folder) | others(folder))[f"{world}/{name}"]["model"]
-    if model["name"] in resnet.SIZES:
-        network = resnet.create(model["name"], model["classes"])
+    if model["name"] in no_vits.NAMES:
+        network = no_vits.create(**model)
         network.load_state_dict(tensors)
         return network.eval()
     backbone = create(**model)

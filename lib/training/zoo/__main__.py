@@ -116,7 +116,8 @@ def pack(job: Job, runs: Path, result: dict, folder: Path = zoo.FOLDER) -> None:
     else:
         name, known = "manifest.json", zoo.manifest(folder) if (folder / "manifest.json").exists() else {}
     known[f"{job.world}/{job.name}"] = entry
-    order = [f"{world}/{model}" for world in WORLDS for model in (*MODELS, "resnet", *VARIANTS) if f"{world}/{model}" in known]
+    names = (*MODELS, "resnet", "mixer", *VARIANTS)
+    order = [f"{world}/{model}" for world in WORLDS for model in names if f"{world}/{model}" in known]
     write_atomically(folder / name, lambda temporary: temporary.write_text(
         json.dumps({key: known[key] for key in order}, indent=1) + "\n"))
 

@@ -1,4 +1,4 @@
-"""The CNN's trainer: the views of the ViT, a run that goes on where it stopped, and from training to `zoo.load`."""
+"""The trainer of networks that are no ViTs: the ViT's views, a run that goes on, from training to `zoo.load`."""
 import json
 import sys
 from dataclasses import replace
@@ -9,8 +9,8 @@ import torch
 from lib import cli
 from lib.data import Loaded, Shapes
 from lib.errors import CourseError
-from lib.models import resnet, zoo
-from lib.training.cnn import __main__ as cnn
+from lib.models import mixer, resnet, zoo
+from lib.training.others import __main__ as others
 from lib.training.trainer import Trainer
 from lib.training.zoo import planned
 
@@ -24,7 +24,7 @@ def source():
 
 
 def test_it_sees_what_the_vit_sees(source):
-    ours, vits = cnn.CNNTrainer(TINY, source, model="resnet_nano"), Trainer(TINY, source)
+    ours, vits = others.OtherTrainer(TINY, source, None, "resnet_nano"), Trainer(TINY, source)
     for step in (0, 3):
         assert torch.equal(ours.batch_indices(step), vits.batch_indices(step))
         mine, theirs = ours.prepare(step), vits.prepare(step)
@@ -41,25 +41,26 @@ def test_it_sees_what_the_vit_sees(source):
     assert logs["accuracy"] == (logits.argmax(1) == mine["labels"]).float().mean()
 
 
-def test_a_run_that_stopped_goes_on_as_if_it_had_not(source, tmp_path):
-    whole = cnn.CNNTrainer(TINY, source, model="resnet_nano")
+@pytest.mark.parametrize("model", ["resnet_nano", "mixer_nano"])
+def test_a_run_that_stopped_goes_on_as_if_it_had_not(model, source, tmp_path):
+    whole = others.OtherTrainer(TINY, source, None, model)
     whole.run()
-    first = cnn.CNNTrainer(TINY, source, tmp_path, "resnet_nano")
+    first = others.OtherTrainer(TINY, source, tmp_path, model)
     first.stop = True
     first.run()
     assert 0 < first.step < first.steps
     with pytest.raises(CourseError, match="already holds a run"):
-        cnn.CNNTrainer(TINY, source, tmp_path, "resnet_nano")
-    second = cnn.CNNTrainer(TINY, source, tmp_path, "resnet_nano", resume=True)
+        others.OtherTrainer(TINY, source, tmp_path, model)
+    second = others.OtherTrainer(TINY, source, tmp_path, model, resume=True)
     second.run()
     for name, x in whole.objective.state_dict().items():
         assert torch.equal(x, second.objective.state_dict()[name]), name
 
 
 def run(*arguments: str) -> int:
-    before, sys.argv = sys.argv, ["cnn", *arguments]
+    before, sys.argv = sys.argv, ["others", *arguments]
     try:
-        cli.main(cnn.main)
+        cli.main(others.main)
     except SystemExit as end:
         return end.code
     finally:
@@ -67,46 +68,50 @@ def run(*arguments: str) -> int:
     return 0
 
 
-def test_from_training_to_the_zoo(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("model", ["resnet_nano", "mixer_nano"])
+def test_from_training_to_the_zoo(model, tmp_path, monkeypatch, capsys):
+    name, sizes = model.split("_")[0], {"patch_size": 8} if model in mixer.SIZES else {}
     checkpoints = tmp_path / "checkpoints"
     checkpoints.mkdir()
     entry = {"file": "x.safetensors", "sha256": "", "bytes": 0, "model": {}}
     (checkpoints / "manifest.json").write_text(json.dumps({"shapes/simmim": entry}))
     (checkpoints / zoo.OTHERS).write_text(json.dumps({"shapes/other": entry}))
-    monkeypatch.setattr(cnn, "planned", lambda *_: TINY)
-    monkeypatch.setattr(cnn, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(cnn.pack, "__defaults__", (checkpoints,))
-    monkeypatch.setattr(cnn.evaluate, "__defaults__", ({"train": 40, "val": 30},))
-    command = ("--model", "resnet_nano", "--out", str(tmp_path / "run"))
+    monkeypatch.setattr(others, "planned", lambda *_: TINY)
+    monkeypatch.setattr(others, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(others.pack, "__defaults__", (checkpoints,))
+    monkeypatch.setattr(others.evaluate, "__defaults__", ({"train": 40, "val": 30},))
+    command = (model, "--out", str(tmp_path / "run"))
     assert run(*command) == 0
     assert "trained: knn " in capsys.readouterr().out
-    entry, result = zoo.others(checkpoints)["shapes/resnet"], json.loads((tmp_path / "results/shapes-resnet.json").read_text())
-    assert list(zoo.others(checkpoints)) == ["shapes/other", "shapes/resnet"] and zoo.names("shapes", checkpoints) == ["simmim"]
-    assert entry["model"] == {"name": "resnet_nano", "classes": 10, "image_size": 32} and entry["seed"] == 0
-    assert entry["command"].startswith("python -m lib.training.cnn --model resnet_nano") and "model" not in entry["recipe"]
-    for name in ("knn", "linear", "accuracy"):
-        low, high = result["trained"][name]["interval"]
-        assert entry[name] == result["trained"][name]["value"] and low <= entry[name] <= high and name in result["untrained"]
-    loaded = zoo.load("resnet", folder=checkpoints)
+    entry = zoo.others(checkpoints)[f"shapes/{name}"]
+    result = json.loads((tmp_path / f"results/shapes-{name}.json").read_text())
+    assert list(zoo.others(checkpoints)) == ["shapes/other", f"shapes/{name}"]
+    assert zoo.names("shapes", checkpoints) == ["simmim"]
+    assert entry["model"] == {"name": model, "classes": 10, "image_size": 32} | sizes and entry["seed"] == 0
+    assert entry["command"].startswith(f"python -m lib.training.others {model}") and "model" not in entry["recipe"]
+    for key in ("knn", "linear", "accuracy"):
+        low, high = result["trained"][key]["interval"]
+        assert entry[key] == result["trained"][key]["value"] and low <= entry[key] <= high and key in result["untrained"]
+    loaded = zoo.load(name, folder=checkpoints)
     trained = torch.load(tmp_path / "run/last.pt", weights_only=True)["objective"]
     assert not loaded.training
-    for name, x in loaded.state_dict().items():
-        packed = trained[f"backbone.{name}"]
-        assert torch.equal(x, packed.half().float() if packed.is_floating_point() else packed), name
+    for key, x in loaded.state_dict().items():
+        packed = trained[f"backbone.{key}"]
+        assert torch.equal(x, packed.half().float() if packed.is_floating_point() else packed), key
     before = (checkpoints / entry["file"]).read_bytes()
     assert run(*command) == 2 and "already holds a run" in capsys.readouterr().err
     assert run(*command, "--resume") == 0                          # a finished run is evaluated and packed again
     assert (checkpoints / entry["file"]).read_bytes() == before
     (checkpoints / entry["file"]).write_bytes(before[:-3])
-    with pytest.raises(CourseError, match=r"shapes-resnet\.safetensors is damaged"):
-        zoo.load("resnet", folder=checkpoints)
-    with pytest.raises(CourseError, match="no checkpoint 'cnn' ships for world 'shapes'; there are simmim, other, resnet"):
+    with pytest.raises(CourseError, match=rf"shapes-{name}\.safetensors is damaged"):
+        zoo.load(name, folder=checkpoints)
+    with pytest.raises(CourseError, match="no checkpoint 'cnn' ships for world 'shapes'; there are simmim, other, " + name):
         zoo.load("cnn", folder=checkpoints)
 
 
 def test_outputs_are_the_networks_own(source):
     network = resnet.untrained(source.images(torch.arange(16)), "resnet_nano")
-    features, logits, labels = cnn.outputs(network, source)
+    features, logits, labels = others.outputs(network, source)
     from lib.data.views import normalize
     with torch.no_grad():
         maps = network.forward_features(normalize(source.images(torch.arange(48))))
@@ -115,7 +120,7 @@ def test_outputs_are_the_networks_own(source):
     assert torch.equal(labels, source.labels(torch.arange(48)))
 
 
-@pytest.mark.parametrize("words", [("--epochs", "0"), ("--images", "-3")])
+@pytest.mark.parametrize("words", [("resnet_nano", "--epochs", "0"), ("mixer_nano", "--images", "-3")])
 def test_what_cannot_be_is_named(words, capsys):
     assert run(*words) == 2
     assert "must be at least 1" in capsys.readouterr().err

@@ -1,8 +1,8 @@
-"""Train, evaluate and pack the CNN that ships beside the ViTs: `python -m lib.training.cnn`, some minutes on a CPU.
+"""Train, evaluate and pack the CNN and the Mixer that ship beside the ViTs: `python -m lib.training.others resnet_slim`.
 
-It is trained as the supervised ViT of the world of shapes is: the same recipe, the same images in the same order, the same
-views; only the network differs. With --resume, a run that was cut short goes on from its last checkpoint, and one that is
-finished is evaluated and packed again.
+They are trained as the supervised ViT of the world of shapes is: the same recipe, the same images in the same order, the same
+views; only the network differs. Some minutes on a CPU. With --resume, a run that was cut short goes on from its last
+checkpoint, and one that is finished is evaluated and packed again.
 """
 import hashlib
 import json
@@ -24,7 +24,7 @@ from lib.evaluation.linear import linear_probe
 from lib.evaluation.neighbors import knn_predict
 from lib.evaluation.report import commit, write_report
 from lib.evaluation.yardsticks import COUNTS, share
-from lib.models import resnet, zoo
+from lib.models import mixer, others, zoo
 from lib.objectives import Objective
 from lib.training.checkpoint import read_export, write_atomically
 from lib.training.recipes import describe
@@ -33,7 +33,8 @@ from lib.training.trainer import Trainer, make_optimizer
 from lib.training.zoo import planned
 
 RESULTS = Path(__file__).parents[3] / "data" / "results" / "zoo"
-OF_A_VIT = ("model", "heads", "patch_size", "positions", "init", "layer_scale", "drop_path", "pooling")   # say nothing of a CNN
+# What a recipe says of its ViT, and of no other network. Of these a Mixer has patches alone: see the manifest's "model".
+OF_A_VIT = ("model", "heads", "patch_size", "positions", "init", "layer_scale", "drop_path", "pooling")
 
 
 class Classifier(Objective):
@@ -42,7 +43,7 @@ class Classifier(Objective):
 
     def __init__(self, network: nn.Module, size: int, smoothing: float, view: ViewRecipe):
         super().__init__()
-        self.backbone = network.to(memory_format=torch.channels_last)              # twice as fast on a CPU
+        self.backbone = network.to(memory_format=torch.channels_last)              # a CNN is twice as fast so, on a CPU
         self.size, self.smoothing, self.view = size, smoothing, view
 
     def prepare(self, images: Tensor, keys: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -55,16 +56,17 @@ class Classifier(Objective):
         return F.cross_entropy(logits, batch["labels"], label_smoothing=self.smoothing), {"accuracy": right}
 
 
-class CNNTrainer(Trainer):
-    """The trainer of the course, with a ResNet in place of the ViT that the recipe names."""
+class OtherTrainer(Trainer):
+    """The trainer of the course, with a network of `lib.models.others` in place of the ViT that the recipe names."""
 
-    def __init__(self, r: SupervisedRecipe, source, folder: str | Path | None = None, model: str = "resnet_slim", *,
+    def __init__(self, r: SupervisedRecipe, source, folder: str | Path | None, model: str, *,
                  resume: bool = False, progress: bool = False):
         super().__init__(r, source, progress=progress)                             # no folder yet: nothing is read or written
         r = self.recipe                                                            # its number of classes is known by now
         torch.manual_seed(r.seed)
         view = replace(SUPERVISED, scale=(r.crop_min, 1.0))
-        objective = Classifier(resnet.create(model, r.classes), r.image_size, r.smoothing, view).to(self.device)
+        network = others.create(model, r.classes, r.image_size, r.patch_size)
+        objective = Classifier(network, r.image_size, r.smoothing, view).to(self.device)
         self.objective = self.call = objective
         self.optimizer = make_optimizer(r, objective)
         self.folder = Path(folder) if folder is not None else None
@@ -99,23 +101,29 @@ def evaluate(network: nn.Module, r: SupervisedRecipe, counts: dict[str, int] = C
 
 # --------------------------------------------------------------------------------------------------- what is kept
 
+def family(model: str) -> str:
+    """The name under which it ships: "resnet" or "mixer"."""
+    return model.split("_")[0]
+
+
 def pack(run: Path, result: dict, model: str, words: str, folder: Path = zoo.FOLDER) -> None:
     """Half precision into data/checkpoints, and an entry in its manifest of others."""
     tensors, described = read_export(run / "backbone.safetensors")
-    path = folder / "shapes-resnet.safetensors"
+    path = folder / f"shapes-{family(model)}.safetensors"
     folder.mkdir(parents=True, exist_ok=True)
     half = {name: x.half().contiguous() if x.is_floating_point() else x for name, x in tensors.items()}
     write_atomically(path, lambda temporary: save_file(half, temporary))
     data, losses = path.read_bytes(), [line["loss"] for line in result["log"]]
     entry = {
         "file": path.name, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data),
-        "model": {"name": model, "classes": described["classes"], "image_size": described["image_size"]},
+        "model": {"name": model, "classes": described["classes"], "image_size": described["image_size"],
+                  **({"patch_size": described["patch_size"]} if model in mixer.SIZES else {})},
         "recipe": {key: value for key, value in described.items() if key not in OF_A_VIT}, "command": words,
         "data": described["data"], "seed": described["seed"], "commit": commit(), "device": described["device"],
         "minutes": result["training"]["minutes"], "first_loss": losses[0], "last_loss": losses[-1],
         **{name: measured["value"] for name, measured in result["trained"].items()},
     }
-    known = zoo.others(folder) | {"shapes/resnet": entry}
+    known = zoo.others(folder) | {f"shapes/{family(model)}": entry}
     write_atomically(folder / zoo.OTHERS, lambda temporary: temporary.write_text(json.dumps(known, indent=1) + "\n"))
 
 
@@ -128,30 +136,32 @@ def minutes(run: Path, batch_size: int) -> float:
 
 def main() -> None:
     vit = planned("shapes", "supervised", "cpu")
-    parser = cli.Parser(prog="python -m lib.training.cnn", description="Train, evaluate and pack the CNN of the shapes' world.")
-    parser.add_argument("--model", choices=tuple(resnet.SIZES), default="resnet_slim", help="which network")
+    parser = cli.Parser(prog="python -m lib.training.others",
+                        description="Train, evaluate and pack a network of the world of shapes that is no ViT.")
+    parser.add_argument("model", choices=others.NAMES, help="which network")
     parser.add_argument("--images", type=int, default=vit.images, help="to train on")
     parser.add_argument("--epochs", type=int, default=vit.epochs, help="passes over them")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and views")
-    parser.add_argument("--out", type=Path, default=Path("runs/zoo/shapes-resnet"), help="folder of the run")
+    parser.add_argument("--out", type=Path, help="folder of the run (default: runs/zoo/shapes-resnet or -mixer)")
     parser.add_argument("--resume", action="store_true", help="continue the run in that folder")
     a = parser.parse_args()
     if a.images < 1 or a.epochs < 1:
         raise CourseError(f"--images and --epochs must be at least 1, got {a.images} and {a.epochs}")
+    a.out = a.out or Path("runs/zoo") / f"shapes-{family(a.model)}"
     r = replace(vit, images=a.images, epochs=a.epochs, seed=a.seed)
     source = Loaded(open_source(r.data, "train", r.image_size, limit=r.images, difficulty=r.difficulty), progress=True)
-    trainer = CNNTrainer(r, source, a.out, a.model, resume=a.resume, progress=True)
+    trainer = OtherTrainer(r, source, a.out, a.model, resume=a.resume, progress=True)
     trainer.run()
     network, r = trainer.objective.backbone, trainer.recipe
-    words = f"python -m lib.training.cnn {shlex.join(word for word in sys.argv[1:] if word != '--resume')}".strip()
-    control = resnet.untrained(source.images(torch.arange(min(512, len(source)))), a.model, a.seed)
+    words = f"python -m lib.training.others {shlex.join(word for word in sys.argv[1:] if word != '--resume')}".strip()
+    control = others.untrained(a.model, source.images(torch.arange(min(512, len(source)))), a.seed)
     result = {"network": str(a.out), "recipe": {k: v for k, v in describe(r).items() if k not in OF_A_VIT}, "data": r.data,
               "model": a.model, "trained": evaluate(network, r), "untrained": evaluate(control, r), "log": trainer.history,
               "training": {"command": words, "device": r.device, "minutes": minutes(a.out, r.batch_size)}}
     for kind in ("trained", "untrained"):
         print(f"{kind}: " + ", ".join(f"{name} {m['value']:.1%} ({m['interval'][0]:.1%} to {m['interval'][1]:.1%})"
                                       for name, m in result[kind].items()))
-    write_report(RESULTS / "shapes-resnet.json", result, command=words, seeds=[r.seed], device=trainer.device)
+    write_report(RESULTS / f"shapes-{family(a.model)}.json", result, command=words, seeds=[r.seed], device=trainer.device)
     pack(a.out, result, a.model, words)
 
 
