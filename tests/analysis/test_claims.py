@@ -18,7 +18,7 @@ from lib.analysis.similarity import centered, gram, linear_cka
 from lib.errors import CourseError
 from lib.evaluation.features import extract
 from lib.evaluation.few_shot import few_shot_probe
-from lib.models import resnet
+from lib.models import others
 
 
 @pytest.fixture
@@ -219,8 +219,8 @@ class SmallLab(Lab):
     def network(self, name):
         def make():
             torch.manual_seed(sum(map(ord, name)))
-            if name == "resnet":
-                return resnet.create("resnet_slim").eval()
+            if name in ("resnet", "mixer"):
+                return others.create(f"{name}_slim").eval()
             return VisionTransformer(img_size=64, patch_size=8, embed_dim=24, depth=12, num_heads=3, num_classes=0).eval()
         return self.once(("network", name), make)
 
@@ -238,7 +238,7 @@ def small():
 
 # Of the others, park-9 needs MAE's own decoder, raghu-8 trains its networks, and the rest reads results.
 LIVE = ["park-1", "park-2", "park-3", "park-4", "park-5", "park-15",
-        *(f"raghu-{k}" for k in (1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 13, 15)),
+        *(f"raghu-{k}" for k in (1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 13, 15, 16)),
         *(f"shekhar-{k}" for k in (1, 2, 3, 4, 5, 8, 9, 10, 11, 13))]
 
 

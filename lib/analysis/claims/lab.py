@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from lib.analysis.claims.intervals import Interval, of
@@ -18,7 +19,7 @@ from lib.evaluation.few_shot import few_shot_probe
 from lib.evaluation.finetune import RECIPES, finetune
 from lib.evaluation.linear import fit, linear_probe
 from lib.evaluation.table import NAMES, RESULTS, written
-from lib.models import resnet, zoo
+from lib.models import others, zoo
 from lib.training.build import from_description
 from lib.training.zoo import SHARES, SIZES
 
@@ -28,7 +29,7 @@ BATCH = 32                            # images in a minibatch of CKA, as in Shek
 
 def label(name: str) -> str:
     shares = {name: f"{100 * share:g} % of the images" for name, share in SHARES.items()}
-    return (NAMES | shares | {"resnet": "ResNet", "supervised-mean": "pooled ViT"}).get(name, name)
+    return (NAMES | shares | {"resnet": "ResNet", "mixer": "Mixer", "supervised-mean": "pooled ViT"}).get(name, name)
 
 
 class Images(Loaded):
@@ -97,7 +98,7 @@ class Lab:
 
     def _layers(self, name: str, tuned: bool) -> tuple[list[str], Tensor]:
         network = self.tuned(name) if tuned else self.network(name)
-        modules = None if hasattr(network, "blocks") else resnet.stages(network)
+        modules = None if isinstance(network, VisionTransformer) else others.layers(network)
         shown = Representations(network, self.source(images=2 * self.images), modules)
         return list(shown.grams(torch.arange(4))), gram_rows(shown)
 

@@ -1,7 +1,7 @@
 """The claims of Raghu et al. 2021, "Do Vision Transformers See Like Convolutional Neural Networks?", a row each.
 
 The paper's networks are supervised: here the supervised ViT, the same with pooled tokens (GAP in the paper) or fewer images,
-and the ResNet that was trained on the same images. Shares of them stand in for the paper's private ones (JFT-300M).
+and the ResNet and the Mixer that were trained on the same images. Shares of them stand in for the paper's private ones (JFT-300M).
 """
 from collections.abc import Iterator
 from dataclasses import replace
@@ -66,6 +66,23 @@ def correspondence(lab: Lab, vit: str, cnn: str) -> Iterator[Check]:
     yield Check("its upper half is like later layers of the ViT than its lower half", *order, "depth")
     last = jackknife(lambda x, y: all_pairs(x[:, :-third], y).amax(1).mean() - all_pairs(x[:, -third:], y).amax(1).mean(), a, b)
     yield Check(f"the last third of the ViT is less like any layer of the {label(cnn)} than the rest is", *last, "CKA")
+
+
+def ends(lab: Lab, name: str) -> Tensor:
+    """Gram matrices of the embedding, or stem, and of the ends of all blocks, without a ViT's halves."""
+    names, rows = lab.layers(name)
+    return rows[:, [i for i, n in enumerate(names) if "." not in n or n.startswith("stage")]]
+
+
+def between(lab: Lab, mixer: str, vit: str, cnn: str) -> Iterator[Check]:
+    """Of the ViT as many layers as the CNN has, evenly spaced: among more there is a better match by chance alone."""
+    m, b, a = (ends(lab, name) for name in (mixer, cnn, vit))      # the first two may be missing
+    a = a[:, torch.linspace(0, a.shape[1] - 1, b.shape[1]).round().long()]
+    words = f"of the {label(mixer)} more alike to those of the {label(vit)} ViT than to those of the {label(cnn)}"
+    yield Check(f"layers {words}, mean over all pairs",
+                *jackknife(lambda x, y, z: all_pairs(x, y).mean() - all_pairs(x, z).mean(), m, a, b), "CKA")
+    yield Check(f"layers {words}, mean over best matches",
+                *jackknife(lambda x, y, z: (all_pairs(x, y).amax(1) - all_pairs(x, z).amax(1)).mean(), m, a, b), "CKA")
 
 
 def head_spread(lab: Lab, vit: str) -> Iterator[Check]:
@@ -280,6 +297,6 @@ CLAIMS = [
           "the first four or five blocks preserved", "seven downstream tasks from ImageNet-21k", kept_when_tuned, ("mae",),
           ("untrained",), worlds=BOTH, stand_in="MAE instead of a supervised ViT, fine-tuned on 500 labels of its own world"),
     Claim("raghu-16", PAPER, "H.2", "an MLP-Mixer is more like a ViT than like a ResNet", "CKA of all pairs",
-          "closer to the ViT",
-          "a Mixer-L trained like the others", reason="no Mixer ships"),
+          "closer to the ViT", "Mixer-L/16, ViT-L/16 and ResNet-50, trained alike", between, ("mixer", VIT, CNN),
+          ("mixer", "untrained", CNN)),
 ]
