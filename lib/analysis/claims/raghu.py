@@ -1,7 +1,8 @@
 """The claims of Raghu et al. 2021, "Do Vision Transformers See Like Convolutional Neural Networks?", a row each.
 
 The paper's networks are supervised: here the supervised ViT, the same with pooled tokens (GAP in the paper) or fewer images,
-and the ResNet and the Mixer that were trained on the same images. Shares of them stand in for the paper's private ones (JFT-300M).
+and the ResNet and the Mixer that were trained on the same images. Shares of them stand in for the paper's private ones
+(JFT-300M).
 """
 from collections.abc import Iterator
 from dataclasses import replace

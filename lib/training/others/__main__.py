@@ -1,7 +1,7 @@
 """Train, evaluate and pack the CNN and the Mixer that ship beside the ViTs: `python -m lib.training.others resnet_slim`.
 
-They are trained as the supervised ViT of the world of shapes is: the same recipe, the same images in the same order, the same
-views; only the network differs. Some minutes on a CPU. With --resume, a run that was cut short goes on from its last
+They are trained as the supervised ViT of their world is: the same recipe, the same images in the same order, the same views;
+only the network differs. Ten minutes to an hour on a CPU. With --resume, a run that was cut short goes on from its last
 checkpoint, and one that is finished is evaluated and packed again.
 """
 import hashlib
@@ -30,7 +30,7 @@ from lib.training.checkpoint import read_export, write_atomically
 from lib.training.recipes import describe
 from lib.training.settings import SupervisedRecipe
 from lib.training.trainer import Trainer, make_optimizer
-from lib.training.zoo import planned
+from lib.training.zoo import WORLDS, planned
 
 RESULTS = Path(__file__).parents[3] / "data" / "results" / "zoo"
 # What a recipe says of its ViT, and of no other network. Of these a Mixer has patches alone: see the manifest's "model".
@@ -89,10 +89,11 @@ def outputs(network: nn.Module, source) -> tuple[Tensor, Tensor, Tensor]:
 def evaluate(network: nn.Module, r: SupervisedRecipe, counts: dict[str, int] = COUNTS) -> dict[str, dict]:
     """"knn" and "linear" of the pooled features, as for the ViTs, and "accuracy" of the network's own last layer.
 
-    Each is {"value", "interval"}, on images that it was not trained on; the interval is over images.
+    Each is {"value", "interval"}, on images that it was not trained on; the interval is over images. counts: how many of the
+    procedural world; of a real set all are taken.
     """
     (bank, _, known), (queries, logits, truth) = (
-        outputs(network, open_source(r.data, split, r.image_size, limit=n, difficulty=r.difficulty))
+        outputs(network, open_source(r.data, split, r.image_size, n if r.data == "shapes" else None, r.difficulty))
         for split, n in counts.items())
     return {"knn": share(knn_predict(bank, known, queries) == truth),
             "linear": share(linear_probe(bank, known, queries)[0] == truth),
@@ -109,7 +110,7 @@ def family(model: str) -> str:
 def pack(run: Path, result: dict, model: str, words: str, folder: Path = zoo.FOLDER) -> None:
     """Half precision into data/checkpoints, and an entry in its manifest of others."""
     tensors, described = read_export(run / "backbone.safetensors")
-    path = folder / f"shapes-{family(model)}.safetensors"
+    path = folder / f"{described['data']}-{family(model)}.safetensors"
     folder.mkdir(parents=True, exist_ok=True)
     half = {name: x.half().contiguous() if x.is_floating_point() else x for name, x in tensors.items()}
     write_atomically(path, lambda temporary: save_file(half, temporary))
@@ -123,7 +124,7 @@ def pack(run: Path, result: dict, model: str, words: str, folder: Path = zoo.FOL
         "minutes": result["training"]["minutes"], "first_loss": losses[0], "last_loss": losses[-1],
         **{name: measured["value"] for name, measured in result["trained"].items()},
     }
-    known = zoo.others(folder) | {f"shapes/{family(model)}": entry}
+    known = zoo.others(folder) | {f"{described['data']}/{family(model)}": entry}
     write_atomically(folder / zoo.OTHERS, lambda temporary: temporary.write_text(json.dumps(known, indent=1) + "\n"))
 
 
@@ -135,21 +136,24 @@ def minutes(run: Path, batch_size: int) -> float:
 
 
 def main() -> None:
-    vit = planned("shapes", "supervised", "cpu")
     parser = cli.Parser(prog="python -m lib.training.others",
-                        description="Train, evaluate and pack a network of the world of shapes that is no ViT.")
+                        description="Train, evaluate and pack a network that is no ViT.")
     parser.add_argument("model", choices=others.NAMES, help="which network")
-    parser.add_argument("--images", type=int, default=vit.images, help="to train on")
-    parser.add_argument("--epochs", type=int, default=vit.epochs, help="passes over them")
+    parser.add_argument("--world", choices=tuple(WORLDS), default="shapes", help="what it sees")
+    parser.add_argument("--images", type=int, help="to train on (default: those of the supervised ViT)")
+    parser.add_argument("--epochs", type=int, help="passes over them (default: as many as that ViT made)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and views")
-    parser.add_argument("--out", type=Path, help="folder of the run (default: runs/zoo/shapes-resnet or -mixer)")
+    parser.add_argument("--out", type=Path, help="folder of the run (default: runs/zoo/WORLD-resnet or -mixer)")
     parser.add_argument("--resume", action="store_true", help="continue the run in that folder")
     a = parser.parse_args()
-    if a.images < 1 or a.epochs < 1:
-        raise CourseError(f"--images and --epochs must be at least 1, got {a.images} and {a.epochs}")
-    a.out = a.out or Path("runs/zoo") / f"shapes-{family(a.model)}"
-    r = replace(vit, images=a.images, epochs=a.epochs, seed=a.seed)
-    source = Loaded(open_source(r.data, "train", r.image_size, limit=r.images, difficulty=r.difficulty), progress=True)
+    for name, value in (("--images", a.images), ("--epochs", a.epochs)):
+        if value is not None and value < 1:
+            raise CourseError(f"{name} must be at least 1, got {value}")
+    name = f"{a.world}-{family(a.model)}"
+    a.out = a.out or Path("runs/zoo") / name
+    vit = planned(a.world, "supervised", "cpu")
+    r = replace(vit, images=a.images or vit.images, epochs=a.epochs or vit.epochs, seed=a.seed)
+    source = Loaded(open_source(r.data, "train", r.image_size, r.images or None, r.difficulty), progress=True)
     trainer = OtherTrainer(r, source, a.out, a.model, resume=a.resume, progress=True)
     trainer.run()
     network, r = trainer.objective.backbone, trainer.recipe
@@ -159,9 +163,9 @@ def main() -> None:
               "model": a.model, "trained": evaluate(network, r), "untrained": evaluate(control, r), "log": trainer.history,
               "training": {"command": words, "device": r.device, "minutes": minutes(a.out, r.batch_size)}}
     for kind in ("trained", "untrained"):
-        print(f"{kind}: " + ", ".join(f"{name} {m['value']:.1%} ({m['interval'][0]:.1%} to {m['interval'][1]:.1%})"
-                                      for name, m in result[kind].items()))
-    write_report(RESULTS / f"shapes-{family(a.model)}.json", result, command=words, seeds=[r.seed], device=trainer.device)
+        print(f"{kind}: " + ", ".join(f"{yardstick} {m['value']:.1%} ({m['interval'][0]:.1%} to {m['interval'][1]:.1%})"
+                                      for yardstick, m in result[kind].items()))
+    write_report(RESULTS / f"{name}.json", result, command=words, seeds=[r.seed], device=trainer.device)
     pack(a.out, result, a.model, words)
 
 
