@@ -25,7 +25,7 @@ from lib.analysis.similarity import CKA, Representations, gram, linear_cka
 from lib.data import Shapes
 from lib.data.views import normalize
 from lib.evaluation.table import written
-from lib.models import resnet, zoo
+from lib.models import mixer, resnet, zoo
 from lib.viz import plots
 
 plots.style()
@@ -38,8 +38,8 @@ torch.set_num_threads(1);
 #
 # The **ViT** is the supervised one of chapter 04: 12 blocks, 96 channels, 8 × 8 patches. The **CNN** is a ResNet-18, made
 # narrow. Both were told the shapes of the same 16,000 images, with the same views and the same optimiser; the ViT passed
-# over them four times, the CNN once (`python -m lib.training.others resnet_slim --epochs 1`). Both ship with the course. Are they equally
-# good?
+# over them four times, the CNN once (`python -m lib.training.others resnet_slim --epochs 1`). Both ship with the course.
+# Are they equally good?
 
 # %%
 vit, cnn = zoo.load("supervised"), zoo.load("resnet")
@@ -270,6 +270,47 @@ for kind in ("trained", "untrained"):
 # on the CNN's side at least: with random weights next to nothing of its last stage is like any block of the ViT. Section 10
 # asks how much of it the labels of the ViT add.
 #
+# ### A third kind
+#
+# What makes a ViT a ViT, attention, or its patches and its residual stream? An **MLP-Mixer** (Tolstikhin et al. 2021) has
+# the latter two without the former: where a ViT's tokens attend to each other, an MLP with fixed weights mixes the 64
+# places, one channel at a time. Ours has 12 blocks of 96 channels and was trained as the ViT was (`python -m
+# lib.training.others mixer_slim`). Raghu et al. (Figure H.2) find a Mixer more like a ViT than like a ResNet.
+#
+# **Predict, then run.** Which is ours more like, and is it so before training?
+
+# %%
+mixers = {"trained": zoo.load("mixer"), "untrained": mixer.untrained()}
+m = written("shapes", "mixer")["linear"]
+print(f"Mixer: {sum(p.numel() for p in mixers['trained'].parameters()):,} weights; linear probe on new images {m['value']:.1%}")
+with_mixer = {}
+for kind, network in mixers.items():
+    blocks = {name: module for name, module in mixer.layers(network).items() if name != "embedding"}
+    rows = gram_batches(network, blocks, world)
+    with_mixer |= {(other, kind): heat_map(rows, ends(grams[other, kind])) for other in ("ViT", "CNN")}
+
+# %%
+figure, axes = plt.subplots(1, 4, figsize=(9, 2.9), sharey=True)
+for axis, ((other, kind), values) in zip(axes, with_mixer.items()):
+    drawn = axis.imshow(values, vmin=0, vmax=1, origin="lower", aspect="auto", extent=(0.5, values.shape[1] + 0.5, 0.5, 12.5))
+    axis.set(title=f"with the {other},\n{kind}", xlabel="ends of its blocks", xticks=(1, values.shape[1]), yticks=(1, 4, 8, 12))
+    axis.grid(False)
+axes[0].set_ylabel("block of the Mixer")
+figure.colorbar(drawn, ax=axes.tolist(), label="CKA (n = 256)")
+plots.show(figure, alt="CKA of the Mixer's blocks with the ends of the ViT's and of the CNN's blocks, trained, then untrained.")
+
+# %%
+for (other, kind), values in with_mixer.items():
+    print(f"{kind:<9} Mixer and {other}: all pairs ≈ {values.mean():.2f}, best match of each of its blocks ≈ "
+          f"{values.amax(1).mean():.2f}")
+
+# %% [markdown]
+# Before training a Mixer *is* a ViT, to CKA: nearly 1 with every block. That is their common form, patches and a residual
+# stream that passes them on. Training takes much of it away, and brings the Mixer closer to the CNN than it was. Over all
+# pairs it stays nearer to the ViT; by the best match of each of its blocks, nearer to the CNN, though the CNN has fewer to
+# choose from. The maps say which: its first blocks are like the ViT's first, its last eight like the CNN's *last two* more
+# than like anything in the ViT. So the paper's finding holds for the form. Of what was learned, half of it does not show.
+#
 # ## 5. Local and global heads
 #
 # Chapter 05 measured how far a head looks: the attention distance, 33 px for a head that looks everywhere. Raghu et al.
@@ -303,6 +344,48 @@ plots.show(figure, alt="Attention distance of heads by block: supervised and unt
 # in block 3 nothing else. So it is not that a network of this size *cannot* look nearby: labels do not make it in 500
 # steps. (MAE had 2,000, on the same images.) Raghu et al. report the like of their large models: trained on ImageNet alone,
 # without the 300 million, they lack local heads in their first blocks, and are worse for it; their smaller one keeps them.
+#
+# Or do drawn shapes simply not ask for local heads? The same body learned photographs too, from labels and from MAE
+# (Imagenette, chapter 04). Below, what its heads do on 64 squares cut out of two photographs that come with scikit-learn.
+
+# %%
+from sklearn.datasets import load_sample_images
+from torchvision.transforms.v2.functional import resized_crop
+
+photographs = [torch.from_numpy(array.copy()).permute(2, 0, 1) for array in load_sample_images().images]  # (3, 427, 640)
+
+
+class Squares:
+    """Squares of 160 to 420 pixels out of two photographs, made 64 wide: a source."""
+    name = "squares of two photographs"
+
+    def __len__(self):
+        return 64
+
+    def images(self, indices):
+        draws = torch.rand(len(self), 3, generator=torch.Generator().manual_seed(0)).tolist()
+        boxes = [(i % 2, int(160 + 260 * size), y, x) for i, (size, y, x) in enumerate(draws)]
+        return torch.stack([resized_crop(photographs[k], int(y * (427 - width)), int(x * (640 - width)), width, width, [64, 64])
+                            for k, width, y, x in (boxes[i] for i in indices.tolist())])
+
+
+# %%
+of_photographs = {"supervised": zoo.load("supervised", "imagenette"), "mae": zoo.load("mae", "imagenette"),
+                  "untrained": looked["untrained"]}
+figure, axes = plt.subplots(1, 3, figsize=(7.5, 2.8), sharey=True)
+for axis, (name, network) in zip(axes, of_photographs.items()):
+    distance = record(network, Squares(), [AttentionStatistics()])["distance"]
+    axis.plot(range(1, 13), distance.mean(0), "o", ms=3, color=plots.COLORS[name], alpha=0.7)  # (12, 6)
+    axis.axhline(patch_distances((8, 8), (8, 8)).mean(), color="black", lw=1, ls="--")
+    axis.set(title=f"{name}, photographs", xlabel="block", xticks=(1, 4, 8, 12), ylim=(0, 40))
+axes[0].set_ylabel("attention distance, px")
+plots.show(figure, alt="Attention distance of heads by block, networks of photographs: MAE's begin at 23 to 29 px and end near 33.")
+
+# %% [markdown]
+# A little. All heads of the supervised ViT's first block look less far than by chance, one of them 26 px; afterwards they
+# scatter about the dashed line, more than random weights do. MAE's go from nearer to farther, the published order, but none
+# is as local as those it learned from shapes. (Two photographs are no sample, so there are no intervals; chapter 13 puts
+# the question to Imagenette's images, as raghu-3.)
 #
 # Are local heads more like a CNN? Raghu et al. (Figure 5) sort the heads of a first block by distance and compare what they
 # give, $A_h V_h$, with early layers of a CNN. Below, every single head of MAE's blocks 2 and 3.

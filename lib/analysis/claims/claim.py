@@ -7,7 +7,7 @@ from lib.analysis.claims.lab import Lab, label
 from lib.analysis.claims.verdict import NOT_HERE, Check, NotMeasured, together, verdict
 from lib.evaluation.report import commit
 
-BOTH = ("shapes", "imagenette")        # the worlds in which networks ship; those of the second are ViTs only
+BOTH = ("shapes", "imagenette")        # the worlds in which networks ship
 
 
 @dataclass(frozen=True)
