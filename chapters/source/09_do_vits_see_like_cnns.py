@@ -711,6 +711,26 @@ for text, value, low, high in rows:
 # architecture. What does not show at this scale: local heads under supervision, likeness to the CNN that falls with a
 # head's distance, and the change of phase between CLS and patches.
 #
+# ### On photographs
+#
+# A CNN and a Mixer were trained on photographs as well, those of chapter 04's ViTs (`python -m lib.training.others
+# resnet_slim --world imagenette`). The ledger of chapter 13 puts the paper's sentences to all of them, in both worlds, on
+# images that no network has seen. Here is what became of this chapter's.
+
+# %%
+from IPython.display import Markdown, display
+from lib.analysis.claims import ledger
+
+worlds = {world: ledger.of_world(ledger.written(), world) for world in ("shapes", "imagenette")}
+table = "| sentence | shapes | photographs |\n|---|---|---|\n"
+for id in ("raghu-1", "raghu-2", "raghu-16", "raghu-3", "raghu-5", "raghu-6", "raghu-7"):
+    entries = [found[id] for found in worlds.values()]
+    table += f"| {entries[0]['statement']} ({id}) | {' | '.join(ledger.judged(entry) for entry in entries)} |\n"
+display(Markdown(table))
+
+# %% [markdown]
+# TEXT
+#
 # ## Exercises
 #
 # Write your answer where it says `raise NotImplementedError`, run the cell, read what the check says.

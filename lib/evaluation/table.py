@@ -31,13 +31,23 @@ def written(world: str, name: str, kind: str = "trained", folder: Path = RESULTS
     CourseError if there is no such measurement.
     """
     stem, kind = (zoo.names(world)[0], "untrained") if name == "untrained" else (name, kind)
-    path = folder / "zoo" / f"{world}-{stem}.json"
+    path = _path(world, stem, folder)
+    found, tuned = json.loads(path.read_text())[kind], path.with_stem(f"{path.stem}-finetuned")
+    return found | ({"finetuned": json.loads(tuned.read_text())[kind]["finetuned"]} if tuned.exists() else {})
+
+
+def trained_steps(world: str, name: str, folder: Path = RESULTS) -> int:
+    """How many steps a measured network was trained for, by its log. Raises CourseError if there is no such measurement."""
+    return json.loads(_path(world, name, folder).read_text())["log"][-1]["step"]
+
+
+def _path(world: str, name: str, folder: Path) -> Path:
+    path = folder / "zoo" / f"{world}-{name}.json"
     if not path.exists():
         known = sorted(p.stem.removeprefix(f"{world}-") for p in path.parent.glob(f"{world}-*.json")
                        if not p.stem.endswith(tuple(f"-{what}" for what in MORE)))
         raise CourseError(f"data/results has nothing of {name!r} in world {world!r}; there are {', '.join(known) or 'none'}")
-    found, tuned = json.loads(path.read_text())[kind], path.with_stem(f"{path.stem}-finetuned")
-    return found | ({"finetuned": json.loads(tuned.read_text())[kind]["finetuned"]} if tuned.exists() else {})
+    return path
 
 
 def measured(world: str, what: str, kind: str = "trained", folder: Path = RESULTS) -> dict[str, dict]:

@@ -48,12 +48,13 @@ def test_what_was_written_of_a_network(tmp_path, monkeypatch):
     def write(stem, **found):
         (tmp_path / "zoo" / f"shapes-{stem}.json").write_text(json.dumps(found))
 
-    write("mae", trained={"knn": 1}, untrained={"knn": 2})
+    write("mae", trained={"knn": 1}, untrained={"knn": 2}, log=[{"step": 20}, {"step": 30}])
     write("mae-finetuned", trained={"finetuned": 3}, untrained={"finetuned": 4})
     write("hybrid-0.4", trained={"knn": 5}, untrained={"knn": 6})
     assert table_module.written("shapes", "mae", folder=tmp_path) == {"knn": 1, "finetuned": 3}
     assert table_module.written("shapes", "untrained", folder=tmp_path) == {"knn": 2, "finetuned": 4}
     assert table_module.written("shapes", "hybrid-0.4", "untrained", tmp_path) == {"knn": 6}
+    assert table_module.trained_steps("shapes", "mae", tmp_path) == 30
     with pytest.raises(table_module.CourseError, match=r"has nothing of 'dino' in world 'shapes'; there are hybrid-0\.4, mae"):
         table_module.written("shapes", "dino", folder=tmp_path)
 
