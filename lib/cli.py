@@ -10,11 +10,18 @@ from dataclasses import fields
 from lib.errors import CourseError
 
 
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Says every default but None, of which the help speaks itself."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line, without the whole usage before it."""
 
     def __init__(self, **settings):
-        super().__init__(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **settings)
+        super().__init__(allow_abbrev=False, formatter_class=Help, **settings)
 
     def error(self, message: str):
         print(f"{self.prog}: {message} (see --help)", file=sys.stderr)

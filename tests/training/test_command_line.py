@@ -352,6 +352,7 @@ def test_a_reader_that_goes_away_is_no_traceback():
     (["shapes/best"], "shapes/best does not exist|no checkpoint"),
     (["timm:vit_best"], "timm cannot make 'vit_best'"),
     (["nothing"], "nothing does not exist; a finished run leaves"),
+    (["shapes/resnet"], "shapes/resnet is no ViT, which is what is measured here; data/results/zoo/shapes-resnet.json says"),
     (["sets"], "sets/backbone.safetensors does not exist"),
     (["RUN", "--pooling", "max"], "--pooling: invalid choice"),
     (["RUN", "--data", "cifar11"], "no image set 'cifar11'"),

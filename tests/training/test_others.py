@@ -120,6 +120,12 @@ def test_outputs_are_the_networks_own(source):
     assert torch.equal(labels, source.labels(torch.arange(48)))
 
 
+def test_help_has_no_empty_defaults(capsys):
+    assert run("--help") == 0
+    help = " ".join(capsys.readouterr().out.split())
+    assert "(default: those of the supervised ViT)" in help and "(default: shapes)" in help and "None" not in help
+
+
 @pytest.mark.parametrize("words", [("resnet_nano", "--epochs", "0"), ("mixer_nano", "--images", "-3")])
 def test_what_cannot_be_is_named(words, capsys):
     assert run(*words) == 2
