@@ -47,8 +47,8 @@ def open_subject(name: str) -> Subject:
         recipe = from_description(shipped[name]["recipe"])
         return _ours(zoo.load(model, world), zoo.untrained(world), recipe)
     if not Path(name).exists() and zoo.FOLDER.exists() and name in zoo.others():
-        raise CourseError(f"{name} is no ViT, which is what is measured here; data/results/zoo/{world}-{model}.json says how good "
-                          "it is")
+        raise CourseError(f"{name} is no ViT, which is what is measured here; data/results/zoo/{world}-{model}.json says how "
+                          "good it is")
     backbone, recipe = load_backbone(name)
     return _ours(backbone, untrained_backbone(recipe), recipe)
 
