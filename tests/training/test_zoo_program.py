@@ -33,15 +33,23 @@ def test_every_plan_is_a_recipe_of_twelve_blocks_and_six_heads(world, budget):
 
 
 def test_the_sweep_holds_every_weight_for_every_seed():
-    a = argparse.Namespace(world="shapes", budget="gpu", models=["mocov3"], seeds=[0, 1], sweep=[], sizes=None, share=1.0)
+    a = argparse.Namespace(world="shapes", budget="gpu", models=["mae"], seeds=[0, 1], sweep=[], sizes=None, share=1.0)
     jobs = program.jobs_of(a)
-    assert [job.name for job in jobs[:2]] == ["mocov3", "mocov3-seed1"] and [job.ships for job in jobs[:2]] == [True, False]
+    assert [job.name for job in jobs[:2]] == ["mae", "mae-seed1"] and [job.ships for job in jobs[:2]] == [True, False]
     assert [(job.recipe.cl_weight, job.recipe.seed) for job in jobs[2:]] == [(w, s) for s in (0, 1) for w in LAMBDAS]
     assert not any(job.ships for job in jobs[2:]) and len({job.name for job in jobs}) == len(jobs)
     a.models, a.sweep = [], [0.0, 0.6]
     assert [job.name for job in program.jobs_of(a)] == ["hybrid-0", "hybrid-0.6", "hybrid-0-seed1", "hybrid-0.6-seed1"]
     a.sweep = None
     assert program.jobs_of(a) == []
+
+
+def test_one_further_seed_ships():
+    a = argparse.Namespace(budget="gpu", models=MODELS, seeds=[0, 1, 2], sweep=None, sizes=None, share=1.0)
+    for world in WORLDS:
+        a.world = world
+        ships = {job.name for job in program.jobs_of(a) if job.ships}
+        assert ships == {*MODELS, *(["mocov3-seed1"] if world == "shapes" else [])}
 
 
 def test_other_sizes_differ_in_nothing_but_the_model():
@@ -132,11 +140,21 @@ def test_from_training_to_the_manifest(tmp_path, monkeypatch, capsys):
     decoder = build(recipe("simmim", "smoke", **TINY)).decoder
     decoder.load_state_dict({k.removeprefix("decoder."): x for k, x in shipped.items() if k.startswith("decoder.")})
 
+    monkeypatch.setattr(program, "SECOND", ("shapes", "simmim", 1))
+    monkeypatch.setattr(program, "planned", lambda world, model, _, seed=0, *__: recipe(model, "smoke", seed=seed, **TINY))
+    assert run(*command, "--seeds", "1") == 0                      # ships as well, among the others, and is measured in less
+    assert zoo.others(tmp_path / "checkpoints")["shapes/simmim-seed1"]["seed"] == 1
+    assert {p.name for p in (tmp_path / "results").glob("shapes-simmim-seed1*")} == {
+        f"shapes-simmim-seed1{end}.json" for end in ("", "-finetuned", "-curves")}
+    other = zoo.load("simmim-seed1", "shapes", tmp_path / "checkpoints")
+    assert not torch.equal(loaded.blocks[0].mlp.fc1.weight, other.blocks[0].mlp.fc1.weight)
+
     pooled = replace(recipe("supervised", "smoke", **{k: v for k, v in TINY.items() if k != "mask_cell"}), pooling="mean")
     monkeypatch.setattr(program, "planned", lambda *_: pooled)
     assert run("--models", "supervised-mean", "--runs", str(tmp_path / "runs")) == 0
     assert list(zoo.manifest(tmp_path / "checkpoints")) == ["shapes/simmim"]
     assert zoo.names("shapes", tmp_path / "checkpoints") == ["simmim"]
+    assert list(zoo.others(tmp_path / "checkpoints")) == ["shapes/supervised-mean", "shapes/simmim-seed1"]
     assert zoo.others(tmp_path / "checkpoints")["shapes/supervised-mean"]["recipe"]["pooling"] == "mean"
     assert zoo.load("supervised-mean", "shapes", tmp_path / "checkpoints").embed_dim == loaded.embed_dim
     assert json.loads((tmp_path / "results" / "shapes-supervised-mean.json").read_text())["pooling"] == "mean"

@@ -14,6 +14,7 @@ MODELS = ("supervised", "mocov3", "dino", "simmim", "mae", "hybrid")
 # patches (Fig. 11), and some that see a share of the images, as many steps long (Figs. 4, 12 and 13).
 SHARES = {"supervised-data3": 0.03, "supervised-data10": 0.1, "supervised-data30": 0.3}
 VARIANTS = ("supervised-mean", *SHARES)
+SECOND = ("shapes", "mocov3", 1)       # of the further seeds one ships, so that two trainings of one objective can be compared
 LAMBDAS = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)          # of the hybrid's sweep; Park et al. 2023, Fig. 12, has all but .1 and .8
 SIZES = {"gpu": ("vit_tiny", "vit_small", "vit_base"), "cpu": ("vit_thin", "vit_slim")}       # of which one ships
 WORLDS = {
