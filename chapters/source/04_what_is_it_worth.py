@@ -470,9 +470,9 @@ for name in ("mocov3", "simmim", "untrained"):
     axes[1].errorbar(["48 channels", "96 channels"], middle, error, fmt="o-", color=plots.COLORS[name], label=NAMES[name])
     print(f"{NAMES[name]:>10}: {middle[0]:.1f} % with 48 channels, {middle[1]:.1f} % with 96")
 axes[0].set(xlabel="model", ylabel="fine-tuned (%)", title="published: ImageNet")
-axes[1].set(xlabel="model", ylabel="fine-tuned (%)", title="here: shapes, 500 labels (n = 1,000)")
+axes[1].set(xlabel="model", ylabel="fine-tuned (%)", title="here: shapes, 500 labels (n = 4,000)")
 axes[1].margins(x=0.3)
-axes[1].legend()
+figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 plots.show(figure, alt="Fine-tuned accuracy by model size. Published: MoCo v3 leads at Ti and S, SimMIM at B. Here both rise alike, MoCo v3 on top.")
 
 # %% [markdown]

@@ -729,7 +729,12 @@ for id in ("raghu-1", "raghu-2", "raghu-16", "raghu-3", "raghu-5", "raghu-6", "r
 display(Markdown(table))
 
 # %% [markdown]
-# TEXT
+# What held holds in both worlds. Uniform layers and wide early fields are there in both; the first of them random weights
+# have too. That the lower half of the CNN goes with the lowest quarter of the ViT *and its upper half with later layers*,
+# they have in neither world: that is learned. So is the Mixer's likeness to the ViT **on photographs**: there the trained
+# Mixer is nearer to the trained ViT than to the CNN by the best match as well, and not nearer to a ViT with random weights.
+# What did not show on shapes does not show on photographs: local heads first and global ones last, heads that are the more
+# like a CNN the nearer they look, the change of phase.
 #
 # ## Exercises
 #
@@ -857,9 +862,9 @@ chapter09.check_half_radius(half_radius);
 # - A skip connection that is cut without training anew shows damage, not function.
 # - Before you say what less data does, ask how far apart two seeds are.
 #
-# **Limits.** One network of each kind, small, on a procedural world; intervals are over images or minibatches, not over
-# seeds. 16,000 images are far fewer than the paper's smallest set, so what it says of large data cannot be tested here. The
-# CNN is a ResNet-18 without its first pooling, not a ResNet-50; flattened maps of unlike grids are compared as the paper
+# **Limits.** One network of each kind, small, on a procedural world, and on 9,469 photographs for the ledger; intervals are
+# over images or minibatches, not over seeds. 16,000 images are far fewer than the paper's smallest set, so what it says of
+# large data cannot be tested here. The CNN is a ResNet-18 without its first pooling, not a ResNet-50; flattened maps of unlike grids are compared as the paper
 # does. Radii are of 12 images and 6 channels drawn at random. The networks of three blocks name only half of new images
 # right: they show how to measure.
 #

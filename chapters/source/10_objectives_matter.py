@@ -297,8 +297,33 @@ for name in names:
 # has some of the same; the other three have little or none. So the blue line of the middle panel is in good part what two
 # networks kept from their start, and the right-hand panel is the fair one. What is left there cannot come from what any
 # random network has; both began with the same weights, though (the same seed), and what these particular weights have is
-# still in it. And it may hang on these very two networks: for a second seed of the same objective, which would tell how
-# alike two networks of *one* objective are, the course ships no network of 12 blocks.
+# still in it.
+#
+# ### Another start
+#
+# So train MoCo v3 once more, from another seed: other weights to begin with, other views, another order of the images
+# (`mocov3-seed1`). Now two questions have answers. How alike are two networks of *one* objective, which is the most that
+# "alike" can mean? And what is left of a pair's likeness when the two did not begin with the same weights?
+#
+# **Predict, then run.** MoCo v3 twice, or MoCo v3 and DINO from one start: which pair is more alike, without the pixels?
+
+# %%
+again = zoo.load("mocov3-seed1")
+reader = Representations(again, images, {f"block{block}": module for block, module in enumerate(again.blocks, start=1)})
+for batch, found in zip(batches, ends):
+    found.update({f"again/{part}": k for part, k in reader.grams(batch).items()})
+
+starts = {"MoCo v3 twice": ("mocov3", "again"), "MoCo v3 and DINO": ("mocov3", "dino"),
+          "... from another start": ("again", "dino"), "MoCo v3 and MAE": ("mocov3", "mae"),
+          "... from another start ": ("again", "mae")}
+started = leave_out(lambda some: late_cka(some, {name: ([pair], None, None) for name, pair in starts.items()}), ends)
+value, wide = jackknife(started)  # (looks, pairs)
+print("blocks 7 to 12".ljust(28), *(title.rjust(16) for title in ("as it is", "no pixels", "nor random")))
+for name, row, error in zip(starts, value.T, wide.T):
+    print(name.ljust(28), *(f"≈ {v:+.2f} ± {e:.2f}".rjust(16) for v, e in zip(row, error)))
+
+# %% [markdown]
+# TEXT
 #
 # ## 3. Which part of a block?
 #
@@ -936,8 +961,7 @@ chapter10.check_best_token(best_token);
 #
 # **Limits.** One network of each kind, 96 channels wide, in a procedural world of ten shapes in grey (on photographs, the
 # parts of a block alone); DINO learned little.
-# Intervals are over images or minibatches, not over seeds of training; how alike two seeds of one objective are, nothing
-# here says. Taking out pixels and a random network is a choice; another yardstick may leave something else. The probes saw
+# Intervals are over images or minibatches, not over seeds of training, and of one objective alone there are two. Taking out pixels and a random network is a choice; another yardstick may leave something else. The probes saw
 # 200 images. Of the 2023 paper itself the abstract alone was at hand; what is compared with is the workshop paper, and how
 # invariance is measured is this course's own.
 #
