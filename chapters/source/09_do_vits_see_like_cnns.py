@@ -352,29 +352,32 @@ plots.show(figure, alt="Attention distance of heads by block: supervised and unt
 from sklearn.datasets import load_sample_images
 from torchvision.transforms.v2.functional import resized_crop
 
-photographs = [torch.from_numpy(array.copy()).permute(2, 0, 1) for array in load_sample_images().images]  # (3, 427, 640)
-
-
 class Squares:
-    """Squares of 160 to 420 pixels out of two photographs, made 64 wide: a source."""
+    """64 squares of 160 to 420 pixels out of two photographs (427 x 640), made 64 wide: a source."""
     name = "squares of two photographs"
+
+    def __init__(self):
+        whole = [torch.from_numpy(array.copy()).permute(2, 0, 1) for array in load_sample_images().images]
+        draws, squares = torch.rand(64, 3, generator=torch.Generator().manual_seed(0)).tolist(), []
+        for i, (size, y, x) in enumerate(draws):
+            width = int(160 + 260 * size)
+            squares.append(resized_crop(whole[i % 2], int(y * (427 - width)), int(x * (640 - width)), width, width, [64, 64]))
+        self.squares = torch.stack(squares)  # (64, 3, 64, 64) uint8
 
     def __len__(self):
         return 64
 
     def images(self, indices):
-        draws = torch.rand(len(self), 3, generator=torch.Generator().manual_seed(0)).tolist()
-        boxes = [(i % 2, int(160 + 260 * size), y, x) for i, (size, y, x) in enumerate(draws)]
-        return torch.stack([resized_crop(photographs[k], int(y * (427 - width)), int(x * (640 - width)), width, width, [64, 64])
-                            for k, width, y, x in (boxes[i] for i in indices.tolist())])
+        return self.squares[indices]
 
 
 # %%
+photographs = Squares()
 of_photographs = {"supervised": zoo.load("supervised", "imagenette"), "mae": zoo.load("mae", "imagenette"),
                   "untrained": looked["untrained"]}
 figure, axes = plt.subplots(1, 3, figsize=(7.5, 2.8), sharey=True)
 for axis, (name, network) in zip(axes, of_photographs.items()):
-    distance = record(network, Squares(), [AttentionStatistics()])["distance"]
+    distance = record(network, photographs, [AttentionStatistics()])["distance"]
     axis.plot(range(1, 13), distance.mean(0), "o", ms=3, color=plots.COLORS[name], alpha=0.7)  # (12, 6)
     axis.axhline(patch_distances((8, 8), (8, 8)).mean(), color="black", lw=1, ls="--")
     axis.set(title=f"{name}, photographs", xlabel="block", xticks=(1, 4, 8, 12), ylim=(0, 40))
