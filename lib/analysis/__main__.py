@@ -55,6 +55,7 @@ def write_claims(arguments: list[str]) -> None:
     lab, words = Lab(a.world, a.images), f"python -m lib.analysis {shlex.join(sys.argv[1:])}"
     for entry in ledger.measure(ledger.chosen(a.id, a.world), lab, words, Path(a.out)):
         print(ledger.line(entry), flush=True)
+    print(f"written to {a.out}")
 
 
 def main() -> None:

@@ -11,12 +11,13 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
 from lib.errors import CourseError
-from lib.models import official, zoo
+from lib.models import official, others, zoo
 from lib.models.vit import ViT
 from lib.training.build import build, from_description
 from lib.training.checkpoint import read_export
 from lib.training.recipes import describe
 from lib.training.settings import Recipe
+from lib.training.zoo import WORLDS
 
 ANSWER = 5                             # seconds for a server to answer in
 
@@ -42,13 +43,13 @@ def open_subject(name: str) -> Subject:
     if name.startswith("official:"):
         return _official(name.removeprefix("official:"))
     world, _, model = name.partition("/")
-    shipped = zoo.vits() if zoo.FOLDER.exists() else {}
-    if not Path(name).exists() and name in shipped:
-        recipe = from_description(shipped[name]["recipe"])
-        return _ours(zoo.load(model, world), zoo.untrained(world), recipe)
-    if not Path(name).exists() and zoo.FOLDER.exists() and name in zoo.others():
-        raise CourseError(f"{name} is no ViT, which is what is measured here; data/results/zoo/{world}-{model}.json says how "
-                          "good it is")
+    if not Path(name).exists() and zoo.FOLDER.exists() and world in WORLDS:
+        if name in (shipped := zoo.vits()):
+            recipe = from_description(shipped[name]["recipe"])
+            return _ours(zoo.load(model, world), zoo.untrained(world), recipe)
+        if name in zoo.others():
+            raise CourseError(f"{name} is no ViT, which is what is measured here; data/results/zoo/{world}-{model}.json says "
+                              "how good it is")
     backbone, recipe = load_backbone(name)
     return _ours(backbone, untrained_backbone(recipe), recipe)
 
@@ -129,6 +130,9 @@ def load_backbone(path: str | Path) -> tuple[ViT, Recipe]:
     weights, described = read_export(path)
     if not described:
         raise CourseError(f"{path} holds weights but no recipe: it is not a backbone that this course trained")
+    if described.get("model") in others.NAMES:
+        raise CourseError(f"{path} is a {described['model']}, no ViT, which is what is measured here; python -m "
+                          "lib.training.others measured it when it was trained")
     recipe = from_description(described)
     objective = build(recipe)
     backbone = objective.backbone

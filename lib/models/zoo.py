@@ -29,8 +29,8 @@ def manifest(folder: Path = FOLDER) -> dict[str, dict]:
 
 
 def others(folder: Path = FOLDER) -> dict[str, dict]:
-    """The same of the others that ship, if any."""
-    return _read(Path(folder) / OTHERS) if (Path(folder) / OTHERS).exists() else {}
+    """The same of the others that ship."""
+    return _read(Path(folder) / OTHERS)
 
 
 def vits(folder: Path = FOLDER) -> dict[str, dict]:
@@ -42,13 +42,14 @@ def vits(folder: Path = FOLDER) -> dict[str, dict]:
 def _read(path: Path) -> dict[str, dict]:
     try:
         found = json.loads(path.read_text())
-        whole = isinstance(found, dict) and all({"file", "sha256", "bytes", "model"} <= set(entry) for entry in found.values())
+        whole = isinstance(found, dict) and all(
+            {"file", "sha256", "bytes", "model"} <= set(entry) and "name" in entry["model"] for entry in found.values())
     except FileNotFoundError:
         raise CourseError(f"{path} does not exist: this copy of the course is incomplete; clone it again") from None
     except (ValueError, TypeError):
         whole = False
     if not whole:
-        raise CourseError(f"{path} is damaged; restore it with git checkout {path.name}")
+        raise CourseError(f"{path} is damaged; restore it with git checkout {path}")
     return found
 
 
@@ -60,22 +61,32 @@ def names(world: str, folder: Path = FOLDER) -> list[str]:
     return [name for w, name in keys if w == world]
 
 
+def _entry(name: str, world: str, folder: Path) -> dict:
+    """What the manifests say of a checkpoint. Raises CourseError for an unknown name."""
+    known = manifest(folder)
+    if f"{world}/{name}" not in known:
+        known |= others(folder)
+    if f"{world}/{name}" not in known:
+        here = [key.split("/")[1] for key in known if key.startswith(f"{world}/")]
+        if not here:
+            names(world, folder)                                   # says which worlds there are
+        raise CourseError(f"no checkpoint {name!r} ships for world {world!r}; there are {', '.join(here)}")
+    return known[f"{world}/{name}"]
+
+
 def weights(name: str, world: str, folder: Path = FOLDER) -> dict[str, Tensor]:
     """All tensors of a checkpoint, float32: the backbone's, and "head." or "decoder." where they ship too.
 
     Raises CourseError for an unknown name, and names the file when it is missing or damaged (its SHA-256 differs).
     """
-    known = names(world, folder) + [key.split("/")[1] for key in others(folder) if key.startswith(f"{world}/")]
-    if name not in known:
-        raise CourseError(f"no checkpoint {name!r} ships for world {world!r}; there are {', '.join(known)}")
-    entry = (manifest(folder) | others(folder))[f"{world}/{name}"]
+    entry = _entry(name, world, folder)
     path = Path(folder) / entry["file"]
     if not path.exists():
-        raise CourseError(f"{path} is missing; restore it with git checkout")
+        raise CourseError(f"{path} is missing; restore it with git checkout {path}")
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != entry["sha256"]:
         raise CourseError(f"{path} is damaged: it has {len(data):,} bytes and another SHA-256 than the manifest's "
-                          f"{entry['bytes']:,} bytes; restore it with git checkout")
+                          f"{entry['bytes']:,} bytes; restore it with git checkout {path}")
     return {key: tensor.float() for key, tensor in read_safetensors(data).items()}
 
 
@@ -90,7 +101,7 @@ def load(name: str, world: str = "shapes", folder: Path = FOLDER) -> nn.Module:
         return official.load(name)
     if name == "untrained":
         return untrained(world, folder=folder)
-    tensors, model = weights(name, world, folder), (manifest(folder) | others(folder))[f"{world}/{name}"]["model"]
+    tensors, model = weights(name, world, folder), _entry(name, world, folder)["model"]
     if model["name"] in no_vits.NAMES:
         network = no_vits.create(**model)
         network.load_state_dict(tensors)

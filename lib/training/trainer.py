@@ -120,6 +120,10 @@ class Trainer:
         if replicated:                                            # gradients live in the buckets that travel, not beside them
             self.call = distributed.replicate(self.objective, gradient_as_bucket_view=True)
 
+    def described(self) -> dict:
+        """What a run says of itself on disk: its recipe, as plain data."""
+        return describe(self.recipe)
+
     # -- what a run leaves on disk ---------------------------------------------------------------------------------
 
     def _open_folder(self, resume: bool) -> None:
@@ -127,10 +131,11 @@ class Trainer:
         if self.folder is None:
             return
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            if not resume:                                         # there is nothing to go on with in a new folder
+                self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CourseError(f"cannot write to {self.folder}: {error.strerror}; choose another --out") from None
-        if not os.access(self.folder, os.W_OK):
+        if self.folder.exists() and not os.access(self.folder, os.W_OK):
             raise CourseError(f"cannot write to {self.folder}: no permission; choose another --out")
         if resume:
             self._load(checkpoint.load(self.folder))
@@ -145,7 +150,7 @@ class Trainer:
                               "continue it, or choose another --out")
 
     def _load(self, state: dict) -> None:
-        mine = describe(self.recipe)
+        mine = self.described()
         theirs = later(mine) | state["recipe"]
         differ = [k for k in mine | theirs if k not in FREE and mine.get(k) != theirs.get(k)]
         if differ:
@@ -175,7 +180,7 @@ class Trainer:
             weights, optimizer = sharding.whole(weights), sharding.whole(optimizer)
         self.owns_folder = True
         if self.folder is not None and distributed.rank() == 0:
-            checkpoint.save(self.folder, {"recipe": describe(self.recipe), "images": len(self.source), "step": self.step,
+            checkpoint.save(self.folder, {"recipe": self.described(), "images": len(self.source), "step": self.step,
                                           "objective": weights, "history": self.history,
                                           "optimizer": optimizer, "pending": pending})
 
@@ -257,7 +262,7 @@ class Trainer:
             self._check_unused()                                   # another run may have come in between
             self.owns_folder = True
             checkpoint.sweep(self.folder)
-            write = opened.enter_context(log.opened(self.folder, self.step, describe(r)))
+            write = opened.enter_context(log.opened(self.folder, self.step, self.described()))
             bar = opened.enter_context(tqdm(total=self.steps * r.batch_size, initial=self.step * r.batch_size, unit="img",
                                             unit_scale=True, disable=not (self.progress and main)))
             self._start_clock()
@@ -283,11 +288,12 @@ class Trainer:
                     self.first_bad = torch.where(self._weights_finite(), self.first_bad, self.first_bad.clamp(max=self.step))
                     self._check()
                     if keep and self.folder is not None:          # before the checkpoint: a kill between the two repeats it
-                        checkpoint.export(self.folder / f"backbone-epoch{epoch:04d}.safetensors", self.objective, describe(r))
+                        path = self.folder / f"backbone-epoch{epoch:04d}.safetensors"
+                        checkpoint.export(path, self.objective, self.described())
                     self.save()
         self.objective.eval()
         if self.step == self.steps and self.folder is not None:
-            checkpoint.export(self.folder / "backbone.safetensors", self.objective, describe(r))
+            checkpoint.export(self.folder / "backbone.safetensors", self.objective, self.described())
 
     def _start_clock(self) -> None:
         self.begun, self.timed_from = time.perf_counter(), self.step

@@ -155,9 +155,32 @@ def test_claims_are_written_one_by_one_and_in_order(tmp_path, lab, three):
     assert [entry["id"] for entry in entries] == ["park-1", "park-2", "park-3", "park-4"]
     assert ledger.counts(entries) == {"supported": 1, "not supported": 1, "inconclusive": 1, "cannot be measured here": 1}
     result = json.loads(path.read_text())
-    assert result["command"] == "command" and result["commit"] and result["claims"][0]["date"] and result["images"] == 64
+    assert result["command"] == "command" and result["commit"] and result["claims"][0]["date"]
+    assert [entry["images"] for entry in entries] == [64] * 4
     with pytest.raises(CourseError, match="writes it"):
         ledger.written(tmp_path / "nowhere.json")
+
+
+def test_what_was_measured_is_not_lost_with_the_network(tmp_path, lab, three, monkeypatch):
+    path = tmp_path / "claims.json"
+    list(ledger.measure(["park-1", "park-4"], lab, "command", path))
+    before = path.read_text()
+
+    def gone(lab, name):
+        raise NotMeasured("no checkpoint 'simmim' ships")
+        yield
+    monkeypatch.setitem(three, "park-1", replace(three["park-1"], measure=gone))
+    with pytest.raises(CourseError, match=r"park-1 cannot be measured any more: no checkpoint 'simmim' ships; .* keeps what"):
+        list(ledger.measure(["park-4", "park-1"], lab, "command", path))
+    assert ledger.written(path) == json.loads(before)["claims"]
+
+
+def test_a_damaged_network_is_an_error_and_no_verdict(tmp_path, monkeypatch):
+    def damaged(*_):
+        raise CourseError("shapes-mae.safetensors is damaged; restore it with git checkout shapes-mae.safetensors")
+    monkeypatch.setattr("lib.models.zoo.load", damaged)
+    with pytest.raises(CourseError, match="restore it with git checkout"):
+        measured(claim(lambda lab, name: iter([lab.network(name)]), networks=("mae",)), Lab("shapes", results=tmp_path))
 
 
 def test_the_summary_for_the_readme(tmp_path, lab, three):

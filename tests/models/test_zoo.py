@@ -57,11 +57,12 @@ def test_damage_is_named(folder):
     with pytest.raises(CourseError, match="has 100 bytes"):
         zoo.load("simmim", "w", folder)
     path.unlink()
-    with pytest.raises(CourseError, match=r"w-simmim.safetensors is missing"):
+    with pytest.raises(CourseError, match=rf"w-simmim.safetensors is missing; restore it with git checkout {path}"):
         zoo.load("simmim", "w", folder)
 
 
-@pytest.mark.parametrize("text", ["null", "{", '{"w/simmim": {}}', "[]", '{"w/simmim": 3}'])
+@pytest.mark.parametrize("text", ["null", "{", '{"w/simmim": {}}', "[]", '{"w/simmim": 3}',
+                                  '{"w/simmim": {"file": "x", "sha256": "", "bytes": 0, "model": {}}}'])
 def test_a_damaged_manifest_is_named(folder, text):
     (folder / "manifest.json").write_text(text)
     with pytest.raises(CourseError, match=r"manifest.json is damaged; restore it"):
@@ -69,6 +70,9 @@ def test_a_damaged_manifest_is_named(folder, text):
 
 
 def test_unknown_names_are_named(folder):
+    with pytest.raises(CourseError, match=r"manifest-others\.json does not exist: this copy of the course is incomplete"):
+        zoo.load("moco", "w", folder)
+    (folder / zoo.OTHERS).write_text("{}")
     with pytest.raises(CourseError, match=r"no checkpoint 'moco' ships for world 'w'; there are simmim"):
         zoo.load("moco", "w", folder)
     for name in ("simmim", "untrained"):

@@ -9,6 +9,7 @@ import torch
 from lib import cli
 from lib.data import Loaded, Shapes
 from lib.errors import CourseError
+from lib.evaluation.load import open_subject
 from lib.models import mixer, resnet, zoo
 from lib.training.others import __main__ as others
 from lib.training.trainer import Trainer
@@ -73,22 +74,33 @@ def test_from_training_to_the_zoo(model, tmp_path, monkeypatch, capsys):
     name, sizes = model.split("_")[0], {"patch_size": 8} if model in mixer.SIZES else {}
     checkpoints = tmp_path / "checkpoints"
     checkpoints.mkdir()
-    entry = {"file": "x.safetensors", "sha256": "", "bytes": 0, "model": {}}
+    entry = {"file": "x.safetensors", "sha256": "", "bytes": 0, "model": {"name": "vit_nano"}}
     (checkpoints / "manifest.json").write_text(json.dumps({"shapes/simmim": entry}))
     (checkpoints / zoo.OTHERS).write_text(json.dumps({"shapes/other": entry}))
     monkeypatch.setattr(others, "planned", lambda *_: TINY)
     monkeypatch.setattr(others, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(others.pack, "__defaults__", (checkpoints,))
+    monkeypatch.setattr(zoo.others, "__defaults__", (checkpoints,))
     monkeypatch.setattr(others.evaluate, "__defaults__", ({"train": 40, "val": 30},))
     command = (model, "--out", str(tmp_path / "run"))
-    assert run(*command) == 0
-    assert "trained: knn " in capsys.readouterr().out
+    assert run(*command) == 0                                      # a trial replaces nothing that ships
+    assert "trained: knn " in capsys.readouterr().out and list(zoo.others(checkpoints)) == ["shapes/other"]
+    trial = json.loads((tmp_path / "run/results.json").read_text())
+    assert not (tmp_path / "results").exists() and trial["recipe"]["model"] == model
+    assert run(*command) == 2 and "already holds a run" in capsys.readouterr().err
+    other = {"resnet_nano": "mixer_nano", "mixer_nano": "resnet_nano"}[model]
+    assert run(other, "--out", str(tmp_path / "run"), "--resume") == 2
+    assert f"was begun with model={model}, not model={other}" in capsys.readouterr().err
+    with pytest.raises(CourseError, match=f"is a {model}, no ViT"):
+        open_subject(str(tmp_path / "run"))
+    command = (*command, "--resume", "--ship")
+    assert run(*command) == 0                                      # a finished run is evaluated again, and shipped
     entry = zoo.others(checkpoints)[f"shapes/{name}"]
     result = json.loads((tmp_path / f"results/shapes-{name}.json").read_text())
     assert list(zoo.others(checkpoints)) == ["shapes/other", f"shapes/{name}"]
     assert zoo.names("shapes", checkpoints) == ["simmim"]
     assert entry["model"] == {"name": model, "classes": 10, "image_size": 32} | sizes and entry["seed"] == 0
-    assert entry["command"].startswith(f"python -m lib.training.others {model}") and "model" not in entry["recipe"]
+    assert entry["command"].startswith(f"python -m lib.training.others {model}") and entry["recipe"]["model"] == model
     for key in ("knn", "linear", "accuracy"):
         low, high = result["trained"][key]["interval"]
         assert entry[key] == result["trained"][key]["value"] and low <= entry[key] <= high and key in result["untrained"]
@@ -99,8 +111,7 @@ def test_from_training_to_the_zoo(model, tmp_path, monkeypatch, capsys):
         packed = trained[f"backbone.{key}"]
         assert torch.equal(x, packed.half().float() if packed.is_floating_point() else packed), key
     before = (checkpoints / entry["file"]).read_bytes()
-    assert run(*command) == 2 and "already holds a run" in capsys.readouterr().err
-    assert run(*command, "--resume") == 0                          # a finished run is evaluated and packed again
+    assert run(*command) == 0
     assert (checkpoints / entry["file"]).read_bytes() == before
     (checkpoints / entry["file"]).write_bytes(before[:-3])
     with pytest.raises(CourseError, match=rf"shapes-{name}\.safetensors is damaged"):
@@ -126,7 +137,19 @@ def test_help_has_no_empty_defaults(capsys):
     assert "(default: those of the supervised ViT)" in help and "(default: shapes)" in help and "None" not in help
 
 
-@pytest.mark.parametrize("words", [("resnet_nano", "--epochs", "0"), ("mixer_nano", "--images", "-3")])
-def test_what_cannot_be_is_named(words, capsys):
+@pytest.mark.parametrize(("words", "said"), [
+    (("resnet_nano", "--epochs", "0"), "--epochs must be at least 1, got 0"),
+    (("mixer_nano", "--images", "-3"), "--images must be at least 128, a batch, got -3"),
+    (("mixer_nano", "--out", ""), "--out is empty"),
+])
+def test_what_cannot_be_is_named(words, said, capsys):
     assert run(*words) == 2
-    assert "must be at least 1" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
+
+
+def test_a_damaged_manifest_is_told_before_the_work(tmp_path, monkeypatch, capsys):
+    (tmp_path / zoo.OTHERS).write_text("{")
+    monkeypatch.setattr(zoo.others, "__defaults__", (tmp_path,))
+    assert run("mixer_nano", "--ship", "--out", str(tmp_path / "run")) == 2
+    assert f"is damaged; restore it with git checkout {tmp_path / zoo.OTHERS}" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -8,9 +8,12 @@ import pytest
 import torch
 
 from lib import cli
+from lib.data import Shapes
+from lib.errors import CourseError
 from lib.models import vit, zoo
 from lib.training.build import build
-from lib.training.recipes import objective_of, recipe
+from lib.training.recipes import describe, objective_of, recipe
+from lib.training.trainer import Trainer
 from lib.training.zoo import LAMBDAS, MODELS, SHARES, SIZES, VARIANTS, WORLDS, planned
 from lib.training.zoo import __main__ as program
 
@@ -89,7 +92,8 @@ def test_variants_are_of_shapes(capsys):
 def test_sizes_that_are_not_of_the_budget_are_told_before_the_work(capsys):
     for arguments, words in ((("--sizes", "vit_base", "--budget", "cpu"), "--sizes of --budget cpu are vit_thin"),
                              (("--sizes", "vit_slim", "--budget", "cpu"), "since vit_slim ships"),
-                             (("--sizes", "vit_thin", "--budget", "cpu", "--sweep"), "without --sweep")):
+                             (("--sizes", "vit_thin", "vit_base", "--budget", "cpu"), "got vit_base"),
+                             (("--sizes", "vit_thin", "--budget", "cpu", "--sweep"), "--sizes go without --sweep")):
         assert run("--models", "mocov3", *arguments) == 2
         assert words in capsys.readouterr().err
 
@@ -162,6 +166,43 @@ def test_from_training_to_the_manifest(tmp_path, monkeypatch, capsys):
 
     stamp = (tmp_path / "runs" / "shapes-simmim" / "last.pt").stat().st_mtime_ns
     assert run(*command) == 0 and (tmp_path / "runs" / "shapes-simmim" / "last.pt").stat().st_mtime_ns == stamp
+
+
+@pytest.fixture
+def planned_tiny(monkeypatch, tmp_path):
+    monkeypatch.setattr(program, "planned", lambda world, model, *_: recipe(model, "smoke", **TINY))
+    monkeypatch.setattr(program, "RESULTS", tmp_path / "results")
+    (tmp_path / "results").mkdir()
+
+
+def test_a_run_of_another_network_is_not_packed(tmp_path, planned_tiny, capsys):
+    Trainer(recipe("simmim", "smoke", **TINY | {"seed": 5}), Shapes("train", 16, 64), tmp_path / "runs" / "shapes-simmim").run()
+    assert run("--models", "simmim", "--runs", str(tmp_path / "runs")) == 2
+    assert "holds a run with seed=5, simmim has seed=0; move it away, or choose another --runs" in capsys.readouterr().err
+    assert not list((tmp_path / "results").iterdir())
+
+
+def test_a_result_of_another_run_is_measured_again_and_a_damaged_one_is_named(tmp_path, planned_tiny):
+    job = program.Job("shapes", "simmim", "simmim", recipe("simmim", "smoke", **TINY), True, None)
+    Trainer(job.recipe, Shapes("train", 16, 64), job.folder(tmp_path)).run()
+    out, backbone = tmp_path / "results" / "shapes-simmim.json", job.folder(tmp_path) / "backbone.safetensors"
+    assert not program.measured(out, backbone)
+    for changes, same in ({}, True), ({"seed": 5}, False):
+        out.write_text(json.dumps({"recipe": describe(replace(job.recipe, **changes))}))
+        assert program.measured(out, backbone) == same
+    out.write_text('{"recipe"')
+    with pytest.raises(CourseError, match=f"is damaged; delete it to measure again, or restore it with git checkout {out}"):
+        program.measured(out, backbone)
+
+
+def test_folders_that_cannot_be_written_and_jobs_named_twice(tmp_path, planned_tiny, capsys, monkeypatch):
+    (tmp_path / "file").write_text("")
+    assert run("--models", "simmim", "--runs", str(tmp_path / "file")) == 2
+    assert "cannot write to" in (said := capsys.readouterr().err) and "choose another --runs" in said
+    seen = []
+    monkeypatch.setattr(program, "jobs_of", lambda a: seen.append(a) or [])
+    assert run("--models", "simmim", "simmim", "--seeds", "1", "1", "--sweep", "0.2", "0.2") == 0
+    assert (seen[0].models, seen[0].seeds, seen[0].sweep) == (["simmim"], [1], [0.2])
 
 
 def test_what_fails_is_named_and_the_rest_is_done(tmp_path, monkeypatch, capsys):

@@ -51,7 +51,7 @@ def measured(claim: Claim, lab: Lab) -> dict:
     """
     begun = time.perf_counter()
     said = {k: v for k, v in asdict(claim).items() if k not in ("measure", "control", "others", "networks")}
-    said |= {"world": lab.world, "networks": list(claim.networks)}
+    said |= {"world": lab.world, "images": lab.images, "networks": list(claim.networks)}
     if claim.measure is None:
         found = {"verdict": NOT_HERE, "why": claim.reason, "reads": "", "checks": [], "control": None, "others": []}
     else:

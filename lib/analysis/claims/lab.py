@@ -65,11 +65,10 @@ class Lab:
         return from_description(zoo.manifest()[f"{self.world}/{name if name in self.shipped else self.shipped[0]}"]["recipe"])
 
     def network(self, name: str) -> nn.Module:
-        """A shipped one, or "untrained". Raises NotMeasured where none ships."""
-        try:
-            return self.once(("network", name), lambda: zoo.load(name, self.world).eval())
-        except CourseError as error:
-            raise NotMeasured(str(error).split(";")[0]) from None
+        """A shipped one, or "untrained". Raises NotMeasured where none ships, and CourseError where one is damaged."""
+        if name != "untrained" and f"{self.world}/{name}" not in zoo.manifest() | zoo.others():
+            raise NotMeasured(f"no checkpoint {name!r} ships for world {self.world!r}")
+        return self.once(("network", name), lambda: zoo.load(name, self.world).eval())
 
     def source(self, split: str = "val", images: int | None = None) -> Loaded:
         n, r = images or self.images, self.recipe(self.shipped[0])

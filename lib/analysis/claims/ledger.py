@@ -24,17 +24,25 @@ def chosen(ids: Iterable[str], world: str) -> list[str]:
     known = [id for id, claim in CLAIMS.items() if world in claim.worlds]
     strange = [id for id in ids if id not in known]
     if strange or not known:
-        raise CourseError(f"there is no claim {strange[0]!r}" if strange else f"no claim is measured in world {world!r}")
+        raise CourseError(f"there is no claim {strange[0]!r} in world {world!r}; there are {', '.join(known)}" if known else
+                          f"no claim is measured in world {world!r}")
     return list(ids) or known
 
 
 def measure(ids: list[str], lab: Lab, command: str, path: Path = LEDGER) -> Iterator[dict]:
-    """Measure claims one after the other, write each at once, and yield it. What else the file holds stays."""
+    """Measure claims one after the other, write each at once, and yield it. What else the file holds stays.
+
+    Raises CourseError where something is missing that a claim was once measured with: what was measured stays.
+    """
     for id in ids:
         new = measured(CLAIMS[id], lab)
-        known = {(entry["id"], entry["world"]): entry for entry in [*(written(path) if path.exists() else []), new]}
+        known = {(entry["id"], entry["world"]): entry for entry in (written(path) if path.exists() else [])}
+        if known.get((id, lab.world), {}).get("checks") and not new["checks"] and CLAIMS[id].measure:
+            why = new["why"].removeprefix("not measured yet: ")
+            raise CourseError(f"{id} cannot be measured any more: {why}; {path} keeps what it had")
+        known[id, lab.world] = new
         order = sorted((key for key in known if key[0] in CLAIMS), key=lambda key: (key[1], list(CLAIMS).index(key[0])))
-        write_report(path, {"images": lab.images, "claims": [known[key] for key in order]}, command=command, seeds=[0],
+        write_report(path, {"claims": [known[key] for key in order]}, command=command, seeds=[0],
                      device="cpu")
         yield new
 

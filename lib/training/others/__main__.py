@@ -1,8 +1,8 @@
-"""Train, evaluate and pack the CNN and the Mixer that ship beside the ViTs: `python -m lib.training.others resnet_slim`.
+"""Train and evaluate the CNN and the Mixer that ship beside the ViTs: `python -m lib.training.others mixer_slim --ship`.
 
 They are trained as the supervised ViT of their world is: the same recipe, the same images in the same order, the same views;
 only the network differs. Ten minutes to an hour on a CPU. With --resume, a run that was cut short goes on from its last
-checkpoint, and one that is finished is evaluated and packed again.
+checkpoint, and one that is finished is evaluated again.
 """
 import hashlib
 import json
@@ -68,9 +68,19 @@ class OtherTrainer(Trainer):
         network = others.create(model, r.classes, r.image_size, r.patch_size)
         objective = Classifier(network, r.image_size, r.smoothing, view).to(self.device)
         self.objective = self.call = objective
-        self.optimizer = make_optimizer(r, objective)
+        self.model, self.optimizer = model, make_optimizer(r, objective)
         self.folder = Path(folder) if folder is not None else None
         self._open_folder(resume)
+
+
+    def described(self) -> dict:
+        return described(self.recipe, self.model)
+
+
+def described(r: SupervisedRecipe, model: str) -> dict:
+    """The recipe as plain data, with the network that was trained in the ViT's place."""
+    own = {"model": model} | ({"patch_size": r.patch_size} if model in mixer.SIZES else {})
+    return {key: value for key, value in describe(r).items() if key not in OF_A_VIT} | own
 
 
 # ------------------------------------------------------------------------------------------------- how good it is
@@ -107,25 +117,25 @@ def family(model: str) -> str:
     return model.split("_")[0]
 
 
-def pack(run: Path, result: dict, model: str, words: str, folder: Path = zoo.FOLDER) -> None:
+def pack(run: Path, result: dict, words: str, folder: Path = zoo.FOLDER) -> None:
     """Half precision into data/checkpoints, and an entry in its manifest of others."""
-    tensors, described = read_export(run / "backbone.safetensors")
-    path = folder / f"{described['data']}-{family(model)}.safetensors"
-    folder.mkdir(parents=True, exist_ok=True)
+    known = zoo.others(folder)                                     # a damaged one is told before anything is replaced
+    tensors, recipe = read_export(run / "backbone.safetensors")
+    name = f"{recipe['data']}/{family(recipe['model'])}"
+    path = folder / f"{name.replace('/', '-')}.safetensors"
     half = {name: x.half().contiguous() if x.is_floating_point() else x for name, x in tensors.items()}
     write_atomically(path, lambda temporary: save_file(half, temporary))
     data, losses = path.read_bytes(), [line["loss"] for line in result["log"]]
     entry = {
         "file": path.name, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data),
-        "model": {"name": model, "classes": described["classes"], "image_size": described["image_size"],
-                  **({"patch_size": described["patch_size"]} if model in mixer.SIZES else {})},
-        "recipe": {key: value for key, value in described.items() if key not in OF_A_VIT}, "command": words,
-        "data": described["data"], "seed": described["seed"], "commit": commit(), "device": described["device"],
-        "minutes": result["training"]["minutes"], "first_loss": losses[0], "last_loss": losses[-1],
+        "model": {"name": recipe["model"], "classes": recipe["classes"], "image_size": recipe["image_size"],
+                  **({"patch_size": recipe["patch_size"]} if "patch_size" in recipe else {})},
+        "recipe": recipe, "command": words, "data": recipe["data"], "seed": recipe["seed"], "commit": commit(),
+        "device": recipe["device"], "minutes": result["training"]["minutes"], "first_loss": losses[0], "last_loss": losses[-1],
         **{name: measured["value"] for name, measured in result["trained"].items()},
     }
-    known = zoo.others(folder) | {f"{described['data']}/{family(model)}": entry}
-    write_atomically(folder / zoo.OTHERS, lambda temporary: temporary.write_text(json.dumps(known, indent=1) + "\n"))
+    write_atomically(folder / zoo.OTHERS, lambda temporary: temporary.write_text(
+        json.dumps(known | {name: entry}, indent=1) + "\n"))
 
 
 def minutes(run: Path, batch_size: int) -> float:
@@ -137,36 +147,45 @@ def minutes(run: Path, batch_size: int) -> float:
 
 def main() -> None:
     parser = cli.Parser(prog="python -m lib.training.others",
-                        description="Train, evaluate and pack a network that is no ViT.")
+                        description="Train and evaluate a network that is no ViT.")
     parser.add_argument("model", choices=others.NAMES, help="which network")
     parser.add_argument("--world", choices=tuple(WORLDS), default="shapes", help="what it sees")
     parser.add_argument("--images", type=int, help="to train on (default: those of the supervised ViT)")
     parser.add_argument("--epochs", type=int, help="passes over them (default: as many as that ViT made)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and views")
-    parser.add_argument("--out", type=Path, help="folder of the run (default: runs/zoo/WORLD-resnet or -mixer)")
+    parser.add_argument("--out", help="folder of the run (default: runs/zoo/WORLD-resnet or -mixer)")
     parser.add_argument("--resume", action="store_true", help="continue the run in that folder")
+    parser.add_argument("--ship", action="store_true", help="put the network and what was measured into data/, in the place of "
+                        "those that ship (git checkout data brings them back)")
     a = parser.parse_args()
-    for name, value in (("--images", a.images), ("--epochs", a.epochs)):
-        if value is not None and value < 1:
-            raise CourseError(f"{name} must be at least 1, got {value}")
-    name = f"{a.world}-{family(a.model)}"
-    a.out = a.out or Path("runs/zoo") / name
-    vit = planned(a.world, "supervised", "cpu")
+    if a.ship:
+        zoo.others()                                               # told before the work, not after it
+    if a.epochs is not None and a.epochs < 1:
+        raise CourseError(f"--epochs must be at least 1, got {a.epochs}")
+    if a.out == "":
+        raise CourseError("--out is empty; name a folder, such as --out runs/first")
+    name, vit = f"{a.world}-{family(a.model)}", planned(a.world, "supervised", "cpu")
+    out = Path(a.out or f"runs/zoo/{name}").expanduser()
+    if a.images is not None and a.images < vit.batch_size:
+        raise CourseError(f"--images must be at least {vit.batch_size}, a batch, got {a.images}")
     r = replace(vit, images=a.images or vit.images, epochs=a.epochs or vit.epochs, seed=a.seed)
     source = Loaded(open_source(r.data, "train", r.image_size, r.images or None, r.difficulty), progress=True)
-    trainer = OtherTrainer(r, source, a.out, a.model, resume=a.resume, progress=True)
+    trainer = OtherTrainer(r, source, out, a.model, resume=a.resume, progress=True)
     trainer.run()
     network, r = trainer.objective.backbone, trainer.recipe
-    words = f"python -m lib.training.others {shlex.join(word for word in sys.argv[1:] if word != '--resume')}".strip()
+    words = shlex.join(word for word in sys.argv[1:] if word not in ("--resume", "--ship"))
+    words = f"python -m lib.training.others {words}"
     control = others.untrained(a.model, source.images(torch.arange(min(512, len(source)))), a.seed)
-    result = {"network": str(a.out), "recipe": {k: v for k, v in describe(r).items() if k not in OF_A_VIT}, "data": r.data,
-              "model": a.model, "trained": evaluate(network, r), "untrained": evaluate(control, r), "log": trainer.history,
-              "training": {"command": words, "device": r.device, "minutes": minutes(a.out, r.batch_size)}}
+    result = {"network": str(out), "recipe": trainer.described(), "data": r.data, "model": a.model,
+              "trained": evaluate(network, r), "untrained": evaluate(control, r), "log": trainer.history,
+              "training": {"command": words, "device": r.device, "minutes": minutes(out, r.batch_size)}}
     for kind in ("trained", "untrained"):
         print(f"{kind}: " + ", ".join(f"{yardstick} {m['value']:.1%} ({m['interval'][0]:.1%} to {m['interval'][1]:.1%})"
                                       for yardstick, m in result[kind].items()))
-    write_report(RESULTS / f"{name}.json", result, command=words, seeds=[r.seed], device=trainer.device)
-    pack(a.out, result, a.model, words)
+    where = RESULTS / f"{name}.json" if a.ship else out / "results.json"
+    write_report(where, result, command=words, seeds=[r.seed], device=trainer.device)
+    if a.ship:
+        pack(out, result, words)
 
 
 if __name__ == "__main__":

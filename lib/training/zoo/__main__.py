@@ -22,7 +22,7 @@ from lib.errors import CourseError
 from lib.models import zoo
 from lib.training.build import from_description
 from lib.training.checkpoint import read_export, write_atomically
-from lib.training.recipes import command
+from lib.training.recipes import command, describe
 from lib.training.settings import Recipe
 from lib.training.zoo import LABELS, LAMBDAS, MODELS, SECOND, SIZES, VARIANTS, WORLDS, planned
 
@@ -68,14 +68,39 @@ def train(job: Job, runs: Path) -> None:
     """Run the public command line, or go on with what it left."""
     folder = job.folder(runs)
     if (folder / "backbone.safetensors").exists():
-        return
+        return check_run(job, folder / "backbone.safetensors")
     words = [*shlex.split(command(job.recipe))[1:], "--out", str(folder)]
     words += ["--resume"] if (folder / "last.pt").exists() else []
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "output.txt", "a") as output:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        output = open(folder / "output.txt", "a")                  # noqa: SIM115, closed below
+    except OSError as error:
+        raise CourseError(f"cannot write to {folder}: {error.strerror}; choose another --runs") from None
+    with output:
         done = subprocess.run([sys.executable, *words], stdout=output, stderr=subprocess.STDOUT)
     if done.returncode or not (folder / "backbone.safetensors").exists():
         raise CourseError(f"{job.name} did not finish; its output is in {folder / 'output.txt'}")
+
+
+def check_run(job: Job, path: Path) -> None:
+    """Raises CourseError if a finished run is of another network than the job's."""
+    theirs, mine = read_export(path)[1], describe(job.recipe)
+    for key in ("objective", "model", "data", "image_size", "seed", "cl_weight", "pooling"):
+        if theirs.get(key, mine.get(key)) != mine.get(key):
+            raise CourseError(f"{path.parent} holds a run with {key}={theirs[key]}, {job.name} has {key}={mine.get(key)}; move "
+                              "it away, or choose another --runs")
+
+
+def measured(out: Path, backbone: Path) -> bool:
+    """Is there a result, of this run, not older than it? Raises CourseError for a damaged one."""
+    if not out.exists():
+        return False
+    try:
+        recipe = json.loads(out.read_text())["recipe"]
+    except (ValueError, KeyError, TypeError):
+        raise CourseError(f"{out} is damaged; delete it to measure again, or restore it with git checkout {out}") from None
+    same = from_description(recipe) == from_description(read_export(backbone)[1])
+    return same and out.stat().st_mtime >= backbone.stat().st_mtime
 
 
 def evaluate(job: Job, runs: Path) -> dict:
@@ -85,7 +110,7 @@ def evaluate(job: Job, runs: Path) -> dict:
     for end in wanted if job.ships and not job.recipe.seed else [end for end in wanted if end not in SHIPPED_ONLY]:
         words = [*EVALUATIONS[end], *(few if end == "-finetuned" else []), folder]
         out = RESULTS / f"{job.world}-{job.name}{end}.json"
-        if not out.exists() or out.stat().st_mtime < (job.folder(runs) / "backbone.safetensors").stat().st_mtime:
+        if not measured(out, job.folder(runs) / "backbone.safetensors"):
             words += ["--out", os.path.relpath(out), "--device", job.recipe.device]
             subprocess.run([sys.executable, "-m", *words], check=True, stdout=subprocess.DEVNULL)
     return json.loads((RESULTS / f"{job.world}-{job.name}.json").read_text())
@@ -112,7 +137,7 @@ def pack(job: Job, runs: Path, result: dict, folder: Path = zoo.FOLDER) -> None:
         "knn": result["trained"]["knn"]["value"], "linear": result["trained"]["linear"]["value"],
     }
     if job.model in VARIANTS or job.recipe.seed:
-        name, known = zoo.OTHERS, zoo.others(folder)
+        name, known = zoo.OTHERS, zoo.others(folder) if (folder / zoo.OTHERS).exists() else {}
     else:
         name, known = "manifest.json", zoo.manifest(folder) if (folder / "manifest.json").exists() else {}
     known[f"{job.world}/{job.name}"] = entry
@@ -140,18 +165,23 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="how many to train at once")
     parser.add_argument("--runs", type=Path, default=Path("runs/zoo"), help="where the runs are")
     a = parser.parse_args()
+    for name in ("models", "seeds", "sweep", "sizes"):
+        setattr(a, name, getattr(a, name) and list(dict.fromkeys(getattr(a, name))))              # each once
     if not 0 < a.share <= 1 or a.jobs < 1:
         raise CourseError(f"--share lies above 0 and is at most 1, and --jobs is at least 1; got {a.share} and {a.jobs}")
     if not a.models and a.sweep is None:
-        raise CourseError("nothing to train: name --models, or --sweep")
+        raise CourseError("nothing to train: name --models" + (", of which --sizes are" if a.sizes else ", or --sweep"))
     if a.world != "shapes" and set(a.models) & set(VARIANTS):
         raise CourseError(f"{', '.join(VARIANTS)} are of --world shapes, got {a.world}")
     if a.sizes and set(a.models) & set(VARIANTS):
         raise CourseError(f"--sizes are of the objectives, not of {', '.join(VARIANTS)}")
+    if a.sizes and a.sweep is not None:
+        raise CourseError("--sizes go without --sweep: the hybrid's λ are tried at one size")
     usual = {planned(a.world, model, a.budget).model for model in a.models}
-    if a.sizes and (a.sweep is not None or not set(a.sizes) <= set(SIZES[a.budget]) - usual):
+    strange = set(a.sizes or ()) - (set(SIZES[a.budget]) - usual)
+    if strange:
         raise CourseError(f"--sizes of --budget {a.budget} are {', '.join(x for x in SIZES[a.budget] if x not in usual)}, "
-                          f"since {', '.join(sorted(usual))} ships, and go without --sweep; got {', '.join(a.sizes)}")
+                          f"since {', '.join(sorted(usual))} ships; got {', '.join(sorted(strange))}")
     jobs, failed = jobs_of(a), []
 
     def finish(job: Job) -> str:
