@@ -218,7 +218,8 @@ def run(monkeypatch, *arguments):
 def test_the_command_prints_a_line_for_each(tmp_path, monkeypatch, capsys, three):
     assert run(monkeypatch, "--id", "park-1", "park-4", "--images", "64", "--out", str(tmp_path / "x.json")) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2 and lines[0].split()[:2] == ["park-1", "supported"] and lines[1].endswith("private data")
+    assert len(lines) == 3 and lines[0].split()[:2] == ["park-1", "supported"] and lines[1].endswith("private data")
+    assert lines[2] == f"written to {tmp_path / 'x.json'}"
     assert [entry["id"] for entry in ledger.written(tmp_path / "x.json")] == ["park-1", "park-4"]
 
 
