@@ -257,16 +257,17 @@ for id, (one, other) in pairs.items():
         print(f"{id:<10} {one['statement']}; {control}")
 
 # %% [markdown]
-# Of 34 verdicts 21 stay, five turn round, and eight are open in one world. **Five answers turned round, with the same methods
-# and the same bodies.** A claim of several parts turns with one of them: late, the maps of MoCo v3's heads and its blocks
-# are more alike than SimMIM's on shapes and less alike on photographs (park-3; its tokens are more alike in both); attention
-# moves tokens more in unison in both worlds, and park-4 turns by its third check, variance between images, which on
-# photographs lies barely above 0. Fourteen single checks read *supported* in one world and *not supported* in the other,
-# most by many half widths. Their intervals, over images, were right to be narrow, and would mislead whoever takes them for
-# intervals over *worlds*. (Or over trainings: the networks of the two worlds did not come equally far.)
+# Of 34 verdicts 21 stay, five turn round, and eight are open in one world. **Five answers turned round,
+# with the same methods and the same bodies.** A claim of several parts turns with one of them: late, the maps of MoCo
+# v3's heads and its blocks are more alike than SimMIM's on shapes and less alike on photographs (park-3; its tokens are
+# more alike in both); attention moves tokens more in unison in both worlds, and park-4 turns by its third check, variance
+# between images, which on photographs lies barely above 0. Fourteen single checks read *supported* in one world and *not
+# supported* in the other, most by many half widths. Their intervals, over images, were right to be narrow, and would
+# mislead whoever takes them for intervals over *worlds*. (Or over trainings: the networks of the two worlds did not come
+# equally far.)
 #
-# **The papers differ.** Of Raghu et al.'s checks, mostly about architectures, 19 of 20 read alike; of Park et al.'s 25 of 38;
-# of Shekhar et al.'s, about pairs of objectives, 7 of 23. What sets two architectures apart was seen before training
+# **The papers differ.** Of Raghu et al.'s checks, mostly about architectures, 19 of 20 read alike; of Park et al.'s 25 of
+# 38; of Shekhar et al.'s, about pairs of objectives, 7 of 23. What sets two architectures apart was seen before training
 # already (chapter 09), and keeps; what sets two objectives apart depends on what they saw, and how far they came.
 #
 # Eight claims are supported in both worlds. Five of them do not survive their control: an untrained network in the first
@@ -444,7 +445,8 @@ chapter13.check_both(both);
 #
 # **Limits.** Small networks on a procedural world and on small photographs, mostly one seed of each; "not supported" here
 # says that a claim does not show at this scale, and nothing about ViT-B on ImageNet. Some rows are measured by a stand-in.
-# Where only written intervals are compared, the two networks are taken as independent, which errs towards "inconclusive".
+# The networks of a world began with the same weights, which alone makes some pairs alike (chapter 10). Where only written
+# intervals are compared, the two networks are taken as independent, which errs towards "inconclusive".
 # With some hundred checks at 95 %, a few will be off by chance. A claim in several parts is refuted by its weakest part,
 # even where the others hold: look at the dots, not at the verdict alone.
 #
