@@ -391,12 +391,13 @@ axis.legend(loc="lower right")
 plots.show(figure, alt="Three differences in two worlds: on shapes all lie left of 0, on photographs two lie right of it.")
 
 # %% [markdown]
-# They do. In blocks 5 to 7, where the paper sees it begin, **the turn-about shows on photographs**: the MLP's first layer
-# of MoCo v3 and MAE agrees more than what attention reads, and a network with random weights in MoCo v3's place has the
-# opposite. Over all blocks it is not told apart from nothing. So it takes neither the paper's width nor its length of
-# training; here the shapes hid it. The first row is another matter: random weights lie further to the right than MoCo v3,
-# in both worlds. That a network is more like DINO than like MAE says little about its objective as long as random weights
-# are so by more, and as long as MoCo v3 and DINO began with the same ones.
+# They do. In blocks 5 to 7, where the paper's gap is widest, **its sign shows on photographs**, at a twelfth of its size:
+# the MLP's first layer of MoCo v3 and MAE agrees more than what attention reads, and a network with random weights in
+# MoCo v3's place has the opposite. Over all blocks it is not told apart from nothing. Whether the world did it or the
+# training (MoCo v3 came less far on photographs), two networks cannot say. The first row is another matter: random
+# weights lie further to the right than MoCo v3, in both worlds. That a network is more like DINO than like MAE says
+# little about its objective as long as random weights are so by more, and as long as MoCo v3 and DINO began with the same
+# ones.
 #
 # ## 4. Where can the class be read?
 #

@@ -247,10 +247,10 @@ plots.show(figure, alt="Published scores against λ jump between 0 and 0.2. Ours
 # section 3), so the jump says that the masked half has not begun to pay, not that it has nothing to give. (The paper's left
 # end may be young too: 18 % there, 57 % for the SimMIM of its Figure 1.)
 #
-# Fine-tuned, on the right, mixtures are first here too: λ = 0.4 is ten points above λ = 1, 0.6 and 0.8 are six. Three
-# neighbours say more than one point would, and the intervals, over images, are narrow. But λ = 0.2 is below λ = 1 and no
-# better than random weights, 0.1 is worse than they are, and each point is one training and one tuning, all from one seed.
-# Before you believe the hump, ask for a second seed.
+# Fine-tuned, on the right, mixtures are first here too: λ = 0.4 is ten points above λ = 1, 0.6 and 0.8 are six to seven.
+# Three neighbours say more than one point would, and the intervals, over images, are narrow. But λ = 0.2 is told apart
+# neither from λ = 1 nor from random weights, 0.1 is worse than they are, and each point is one training and one tuning,
+# all from one seed. Before you believe the hump, ask for a second seed.
 #
 # So **this sweep cannot name the best λ**; its two yardsticks do not even agree on one. That is a question about trained
 # networks, and one for a GPU: `python -m lib.training.zoo --world shapes --models --sweep` trains seven values, the paper's
@@ -335,7 +335,7 @@ control = ("imagenette", "hybrid", "untrained")
 photographed = {name: curves_of("imagenette", name) for name in family} | {"untrained": curves_of(*control)}
 probed = {name: depths_of("imagenette", name) for name in family} | {"untrained": depths_of(*control)}
 figure = three_curves(photographed, probed)
-plots.show(figure, alt="On photographs, by depth: SimMIM's NMI is high in blocks 2 and 3; the hybrid lies mostly between its parents; by linear probe MoCo v3 leads.")
+plots.show(figure, alt="On photographs, by depth: the hybrid's NMI lies mostly between its parents', its frequencies above both midway, its probe below both.")
 
 # %%
 there = {name: written("imagenette", name) for name in family} | {"untrained": written(*control)}
@@ -346,21 +346,22 @@ for title, found in {"linear probe, CLS": {name: f["cls"]["linear"][-1] for name
                                     f"{100 * m['interval'][1]:.1f})" for name, m in found.items()))
 
 # %% [markdown]
-# Here the hybrid **is first by none of the three**. By CLS it is far above SimMIM and not told apart from MoCo v3, two
-# points lower; by the mean of the patches, where it led on shapes, it is three points behind MoCo v3, and level with
-# SimMIM; fine-tuned it is four behind MoCo v3, and told apart neither from SimMIM nor from random weights. It has trained
-# the least, SimMIM four times as long. So this says neither what the three would be when trained to the end,
-# nor which is ahead after as many steps.
+# Here the hybrid **is first by none of the three**. By CLS it is far above SimMIM (which is below random weights there)
+# and not told apart from MoCo v3, two points lower; by the mean of the patches, where it led on shapes, it is three
+# points behind MoCo v3, and level with SimMIM; fine-tuned it is four behind MoCo v3, and told apart neither from SimMIM
+# nor from random weights. It has trained the least, SimMIM four times as long. So this says neither what the three would
+# be when trained to the end, nor which is ahead after as many steps.
 #
-# By depth the picture of the shapes returns in part. The NMI lies between the parents' in every block but one, and above
+# By depth little of the picture of the shapes returns. The NMI lies between the parents' in every block but one, and above
 # that of random weights in all of them, though the peak of SimMIM's blocks 2 and 3 is gone. The high frequencies begin
-# where MoCo v3's do, well above SimMIM's, and fall less far than MoCo v3's.
+# where MoCo v3's do, lie above *both* parents' in blocks 3 to 7, and end between them. And the panel to remember turns
+# round: read by the mean, the hybrid lies *below* both parents in ten of the twelve blocks.
 #
 # ## 6. Turn the knob yourself
 #
-# Move the slider over the λ of the sweep: on the left the two yardsticks, with the λ you chose marked; in the middle and on
-# the right the curves of that network, between the sweep's two ends in thin lines. (In a saved notebook, or without a
-# kernel, you see λ = 0.2.)
+# Move the slider over the λ of the sweep: on the left the two yardsticks, with the λ you chose marked; in the middle and
+# on the right the curves of that network, between the sweep's two ends and random weights in thin lines. (In a saved
+# notebook, or without a kernel, you see λ = 0.2.)
 #
 # **Predict, then turn.** At which λ does the curve of the NMI let go of the masked end?
 
@@ -387,16 +388,17 @@ def picture(weight, sweep, networks, ends):
 from lib.viz.slider import slide
 
 networks = {weight: curves_of("shapes", name) for weight, name in names.items()}
-ends = {"simmim": ("λ = 0", networks[0.0]), "mocov3": ("λ = 1", networks[1.0])}
+ends = {"simmim": ("λ = 0", networks[0.0]), "mocov3": ("λ = 1", networks[1.0]),
+        "untrained": ("random weights", curves_of("shapes", "hybrid-0", "untrained"))}
 slide({f"{weight:g}": picture(weight, sweep, networks, ends) for weight in sweep}, "λ", start="0.2",
       alt="Scores against λ with λ = 0.2 marked, and NMI and high frequencies by depth of that network and of the sweep's ends.")
 
 # %% [markdown]
-# At 0.1 already. Only at λ = 0 does the NMI keep its height to the last block; every other λ of the sweep falls to nothing
-# like the contrastive end, 0.1 a few blocks later than the rest. The frequencies go most of the way at once too: at λ = 0.1
-# the last block lies four fifths of the way from one end to the other, and from there to 0.8 it moves up and down without
-# order. So in these short trainings the smallest dose that was tried decides; *how much* contrast is in the loss hardly
-# shows.
+# At 0.1 already. Only at λ = 0 does the NMI keep its height to the last block; every other λ of the sweep falls to what
+# random weights have, or below. The frequencies go most of the way at once too: at λ = 0.1 the last block lies four
+# fifths of the way from one end to the other, and from there to 0.8 it moves up and down without order. So in these short
+# trainings and in these two curves the smallest dose that was tried decides; fine-tuning, on the left, goes on changing
+# with λ.
 #
 # ## 7. What held here
 #

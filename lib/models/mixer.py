@@ -11,7 +11,7 @@ from torch import nn
 from lib.errors import CourseError
 
 # name: (width, blocks), as of the ViT with the same end to its name. Hidden layers have half the width between places and four
-# times the width between channels, as in the paper.
+# times the width between channels, as in the paper; there that is more than the places, here it is fewer than the 64.
 SIZES = {
     "mixer_nano": (48, 3),
     "mixer_slim": (96, 12),

@@ -29,7 +29,9 @@ BATCH = 32                            # images in a minibatch of CKA, as in Shek
 
 def label(name: str) -> str:
     shares = {name: f"{100 * share:g} % of the images" for name, share in SHARES.items()}
-    return (NAMES | shares | {"resnet": "ResNet", "mixer": "Mixer", "supervised-mean": "pooled ViT"}).get(name, name)
+    beside = {"resnet": "ResNet", "mixer": "Mixer", "supervised-mean": "pooled ViT"}
+    beside |= {f"untrained-{name}": f"untrained {words}" for name, words in beside.items()}
+    return (NAMES | shares | beside).get(name, name)
 
 
 class Images(Loaded):
@@ -65,10 +67,15 @@ class Lab:
         return from_description(zoo.manifest()[f"{self.world}/{name if name in self.shipped else self.shipped[0]}"]["recipe"])
 
     def network(self, name: str) -> nn.Module:
-        """A shipped one, or "untrained". Raises NotMeasured where none ships, and CourseError where one is damaged."""
-        if name != "untrained" and f"{self.world}/{name}" not in zoo.manifest() | zoo.others():
-            raise NotMeasured(f"no checkpoint {name!r} ships for world {self.world!r}")
-        return self.once(("network", name), lambda: zoo.load(name, self.world).eval())
+        """A shipped one, "untrained", a ViT, or "untrained-resnet" and the like, of those that are no ViTs.
+
+        Raises NotMeasured where none ships, and CourseError where one is damaged.
+        """
+        known, shipped = zoo.manifest() | zoo.others(), name.removeprefix("untrained-")
+        if name != "untrained" and f"{self.world}/{shipped}" not in known:
+            raise NotMeasured(f"no checkpoint {shipped!r} ships for world {self.world!r}")
+        return self.once(("network", name), lambda: zoo.load(name, self.world).eval() if shipped == name else
+                         others.untrained(known[f"{self.world}/{shipped}"]["model"]["name"], self.source().all_images))
 
     def source(self, split: str = "val", images: int | None = None) -> Loaded:
         n, r = images or self.images, self.recipe(self.shipped[0])
