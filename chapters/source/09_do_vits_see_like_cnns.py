@@ -723,8 +723,8 @@ for text, value, low, high in rows:
 # ### On photographs
 #
 # A CNN was trained on photographs as well, those of chapter 04's ViTs (`python -m lib.training.others resnet_slim --world
-# imagenette`). The ledger of chapter 13 puts the paper's sentences to all of them, in both worlds, on
-# images that no network has seen. Here is what became of this chapter's.
+# imagenette`). The ledger of chapter 13 puts the paper's sentences to the ViTs and CNNs of both worlds, on images that no
+# network has seen. Here is what became of this chapter's.
 
 # %%
 from IPython.display import Markdown, display

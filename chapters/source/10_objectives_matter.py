@@ -328,9 +328,9 @@ for name, row, error in zip(starts, value.T, wide.T):
 # Two trainings of MoCo v3 are far more alike than any two objectives: of one objective, another start hardly matters. **For
 # MoCo v3 beside DINO it matters most of all.** From one start they lead the mixed pairs, without the pixels by 0.25; from
 # two, that lead is gone, and the mixed pairs, which lose nothing by it, are no less alike. So what stood out in the figure
-# above was not joint embedding. It was DINO's start, which DINO, having learned little, still holds, and MoCo v3 with the
-# same weights held in part. Taking out *a* random network, as the right-hand panel did, could not see that: it was not the
-# one they began with.
+# above was not joint embedding. The likeliest reason is the common start, which DINO, having learned little, still holds, and
+# MoCo v3 in part. Taking out *a* random network, as the right-hand panel did, could not see that: it was not the one they
+# began with. (One more training is one more draw; another start of DINO would be the other half of the test.)
 #
 # ## 3. Which part of a block?
 #
@@ -960,8 +960,8 @@ chapter10.check_best_token(best_token);
 # - Unbiased CKA says how alike two networks arrange images. Before you read it, know what two random networks get: here,
 #   nearly 1.
 # - CKA is a cosine, so what pixels or a random network explain can be taken out. What is left is the networks' own.
-# - Two trainings of one objective say how alike "alike" can be. Networks that began with the same weights are alike for
-#   that, the more the less they learned: MoCo v3 and DINO looked like a family, and from another start do not.
+# - Two trainings of one objective say how alike "alike" can be. Networks that began with the same weights may be alike for
+#   that alone: MoCo v3 and DINO looked like a family, and from another start do not.
 # - Without pixels, SimMIM and MAE are not like each other.
 # - "Learned little" and "trained jointly" look alike. A comparison of objectives needs networks that were trained equally
 #   well.
