@@ -94,7 +94,7 @@ def gram_matrices(networks, source, batches):
 
 
 # %%
-grams = gram_matrices(networks | {"second": zoo.untrained(seed=1)}, images, batches)
+grams = gram_matrices(networks | {"second": zoo.untrained(seed=2)}, images, batches)
 layers = list(grams[0])
 print(len(layers), "layers:", *layers[:4], "...", layers[-1])
 
@@ -294,10 +294,9 @@ for name in names:
 
 # %% [markdown]
 # That is a warning for DINO: beside the pixels, what its late blocks hold is mostly what a random network holds. MoCo v3
-# has some of the same; the other three have little or none. So the blue line of the middle panel is in good part what two
-# networks kept from their start, and the right-hand panel is the fairer one. What is left there cannot come from what any
-# random network has; both began with the same weights, though (the same seed), and what these particular weights have is
-# still in it.
+# has some of the same; the other three have little or none. So the blue line of the middle panel is in good part what
+# random networks have in common, and the right-hand panel is the fairer one. What is left there cannot come from what any
+# random network has; MoCo v3 and DINO began with the same weights, though (seed 0), and what these have beyond is still in it.
 #
 # ### Another start
 #
@@ -325,12 +324,21 @@ for name, row, error in zip(starts, value.T, wide.T):
     print(name.ljust(28), *(f"≈ {v:+.2f} ± {e:.2f}".rjust(16) for v, e in zip(row, error)))
 
 # %% [markdown]
-# Two trainings of MoCo v3 are far more alike than any two objectives: of one objective, another start hardly matters. **For
-# MoCo v3 beside DINO it matters most of all.** From one start they lead the mixed pairs, without the pixels by 0.25; from
-# two, that lead is gone, and the mixed pairs, which lose nothing by it, are no less alike. So what stood out in the figure
-# above was not joint embedding. The likeliest reason is the common start, which DINO, having learned little, still holds, and
-# MoCo v3 in part. Taking out *a* random network, as the right-hand panel did, could not see that: it was not the one they
-# began with. (One more training is one more draw; another start of DINO would be the other half of the test.)
+# Two trainings of MoCo v3 are far more alike than any two objectives. But **the lead of MoCo v3 beside DINO is gone with the
+# second of them**, and the mixed pairs lose nothing. Is that because MoCo v3 and DINO began with the same weights, and the
+# second MoCo v3 with others? Ask each how much it has of the weights of seed 0, with which both began (they are those of the
+# untrained network), and how much of any others:
+
+# %%
+named, kept = list(ends[0]), without(cka_of(ends), [list(ends[0]).index("pixels")])
+for name, words in {"mocov3": "MoCo v3", "again": "MoCo v3 again", "dino": "DINO"}.items():
+    own, other = (alike(kept, named, [(name, start)], blocks[6:]).mean() for start in ("untrained", "second"))
+    print(f"{words:>13}, without pixels: with the weights of seed 0 ≈ {own:+.2f}, with other random weights ≈ {other:+.2f}")
+
+# %% [markdown]
+# It is not the start: DINO is as much like random weights that it never had as like its own. What DINO and the first MoCo v3
+# share is what *all* random networks share; the second MoCo v3 has shed nearly all of it, with the same recipe. So the family
+# of the middle panel hung on one training, and no interval over images or minibatches could have said so.
 #
 # ## 3. Which part of a block?
 #
@@ -356,7 +364,7 @@ plots.show(figure, alt="Two tables of CKA by kind of pair and part of a block, a
 # The turn-about does not show here. The norm and the queries, keys and values agree *more* than the MLP's
 # first layer in **every** kind of pair, with the pixels and without: a norm reads the residual stream, which changes
 # little from block to block, and these three are linear in it. What sets the kinds apart is what attention *writes*,
-# heads and projection. There the two joint-embedding networks agree most of all (from one start; section 2); of the
+# heads and projection. There the two joint-embedding networks agree most of all (the first MoCo v3; section 2); of the
 # self-supervised pairs, one of each agrees least. The paper's networks are eight times as wide, were trained to the end,
 # and on photographs.
 #
@@ -396,8 +404,7 @@ plots.show(figure, alt="Three differences in two worlds: on shapes all lie left 
 # MoCo v3's place has the opposite. Over all blocks it is not told apart from nothing. Whether the world did it or the
 # training (MoCo v3 came less far on photographs), two networks cannot say. The first row is another matter: random
 # weights lie further to the right than MoCo v3, in both worlds. That a network is more like DINO than like MAE says
-# little about its objective as long as random weights are so by more, and as long as MoCo v3 and DINO began with the same
-# ones.
+# little about its objective as long as random weights are so by more.
 #
 # ## 4. Where can the class be read?
 #
@@ -834,7 +841,7 @@ for text, value, low, high in rows:
 # What holds of the papers' picture: joint-embedding networks are more invariant to brightness, blur and flips than masked
 # networks (to blur not more than random weights); their probes rank classes more alike; MoCo v3's CLS tells the class better
 # than its patches. What the controls take back: that the two joint-embedding networks are more alike in late blocks than one
-# of each is supported three times, and **with another start of MoCo v3 not once**; joint-embedding networks are more
+# of each is supported as they are and without pixels, and **with another training of MoCo v3 not once**; joint-embedding networks are more
 # invariant to a quarter turn as well, which nobody asked for, so "invariant to its views" is not all there is to it; and
 # that they agree more on an image than class by class, these images do not show. What does not show at this scale: on shapes
 # the part of the block in which the families differ, the lead of joint-embedding networks with ten labels a class, and that
@@ -960,8 +967,8 @@ chapter10.check_best_token(best_token);
 # - Unbiased CKA says how alike two networks arrange images. Before you read it, know what two random networks get: here,
 #   nearly 1.
 # - CKA is a cosine, so what pixels or a random network explain can be taken out. What is left is the networks' own.
-# - Two trainings of one objective say how alike "alike" can be. Networks that began with the same weights may be alike for
-#   that alone: MoCo v3 and DINO looked like a family, and from another start do not.
+# - Two trainings of one objective say how alike "alike" can be, and whether a likeness to others is the objective's: MoCo v3
+#   and DINO looked like a family, by what random networks have too; a second MoCo v3 did not.
 # - Without pixels, SimMIM and MAE are not like each other.
 # - "Learned little" and "trained jointly" look alike. A comparison of objectives needs networks that were trained equally
 #   well.

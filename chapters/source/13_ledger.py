@@ -448,7 +448,7 @@ chapter13.check_both(both);
 #
 # **Limits.** Small networks on a procedural world and on small photographs, mostly one seed of each; "not supported" here
 # says that a claim does not show at this scale, and nothing about ViT-B on ImageNet. Some rows are measured by a stand-in.
-# The networks of a world began with the same weights, which alone makes some pairs alike (chapter 10). Where only written
+# A second training can take a likeness back that every interval supports (chapter 10, section 2). Where only written
 # intervals are compared, the two networks are taken as independent, which errs towards "inconclusive".
 # With some hundred checks at 95 %, a few will be off by chance. A claim in several parts is refuted by its weakest part,
 # even where the others hold: look at the dots, not at the verdict alone.
