@@ -839,13 +839,13 @@ for text, value, low, high in rows:
 # by more.
 #
 # What holds of the papers' picture: joint-embedding networks are more invariant to brightness, blur and flips than masked
-# networks (to blur not more than random weights); their probes rank classes more alike; MoCo v3's CLS tells the class better
-# than its patches. What the controls take back: that the two joint-embedding networks are more alike in late blocks than one
-# of each is supported as they are and without pixels, and **with another training of MoCo v3 not once**; joint-embedding networks are more
-# invariant to a quarter turn as well, which nobody asked for, so "invariant to its views" is not all there is to it; and
-# that they agree more on an image than class by class, these images do not show. What does not show at this scale: on shapes
-# the part of the block in which the families differ, the lead of joint-embedding networks with ten labels a class, and that
-# a few labels bring MAE nearer to MoCo v3.
+# networks (to blur not more than random weights); their probes rank classes more alike; MoCo v3's CLS tells the class
+# better than its patches. What the controls take back: that the two joint-embedding networks are more alike in late
+# blocks than one of each is supported as they are and without pixels, and **with another training of MoCo v3 not once**;
+# joint-embedding networks are more invariant to a quarter turn as well, which nobody asked for, so "invariant to its
+# views" is not all there is to it; and that they agree more on an image than class by class, these images do not show.
+# What does not show at this scale: on shapes the part of the block in which the families differ, the lead of
+# joint-embedding networks with ten labels a class, and that a few labels bring MAE nearer to MoCo v3.
 #
 # ## Exercises
 #

@@ -1,1 +1,1 @@
-"""The networks that ship beside the ViTs, a CNN and a Mixer: `python -m lib.training.others` trains, evaluates, packs them."""
+"""The networks that ship beside the ViTs, a CNN and a Mixer: `python -m lib.training.others` trains and evaluates them."""
