@@ -60,6 +60,44 @@ def test_an_undertrained_network_leaves_a_claim_open(lab, monkeypatch):
     assert measured(claim(above, networks=("simmim",)), lab)["verdict"] == "supported"
 
 
+def by_seed(lab, *networks):
+    yield Check("first", *{0: (1.0, 0.9, 1.2), 1: (2.0, 1.9, 2.2), 2: (1.5, 1.4, 1.7)}[lab.seed])
+    yield Check("second", *{0: (0.1, 0.05, 0.15), 1: (0.3, 0.2, 0.4), 2: (-0.1, -0.2, -0.05)}[lab.seed], "px", 0.02)
+
+
+def test_a_claim_is_put_to_every_training(lab, monkeypatch):
+    monkeypatch.setattr(Lab, "undertrained", lambda self, names: {})
+    monkeypatch.setattr(Lab, "seeds", lambda self, names: [1, 2] if names == ("simmim",) else [])
+    found = measured(claim(by_seed, networks=("simmim",)), lab)
+    again = found["trainings"]
+    assert [check["value"] for check in found["checks"]] == [1.0, 0.1] and found["verdict"] == "supported"
+    assert again["seeds"] == [0, 1, 2] and again["values"] == [[1.0, 2.0, 1.5], [0.1, 0.3, -0.1]]
+    assert [check["value"] for check in again["checks"]] == pytest.approx([1.5, 0.1])
+    # Student's factor of three, 4.303, times .5 / sqrt(3), and over images .1 below and .2 above, added as squares
+    assert 1.5 - again["checks"][0]["low"] == pytest.approx((1.2421**2 + 0.1**2)**0.5, abs=1e-3)
+    assert again["checks"][0]["high"] - 1.5 == pytest.approx((1.2421**2 + 0.2**2)**0.5, abs=1e-3)
+    assert [check["reading"] for check in again["checks"]] == ["supported", "inconclusive"]
+    assert again["checks"][1]["margin"] == 0.02 and again["verdict"] == "inconclusive" and "second" in again["why"]
+    assert measured(claim(by_seed, networks=("mae",)), lab)["trainings"] is None
+    json.dumps(found)
+
+    monkeypatch.setattr(Lab, "undertrained", lambda self, names: {"simmim": "cut"} if self.seed == 2 else {})
+    found = measured(claim(by_seed, networks=("simmim",)), lab)
+    assert found["verdict"] == "supported" and found["trainings"]["why"] == "SimMIM of seed 2 is undertrained: cut"
+
+
+def test_a_training_that_was_not_measured_whole_is_left_out(lab, monkeypatch):
+    monkeypatch.setattr(Lab, "undertrained", lambda self, names: {})
+    monkeypatch.setattr(Lab, "seeds", lambda self, names: [1, 4])
+
+    def half(lab, *networks):
+        yield Check("first", 1.0, 0.9, 1.2)
+        if lab.seed == 4:
+            raise NotMeasured("no file of seed 4")
+        yield Check("second", 1.0, 0.9, 1.2)
+    assert measured(claim(half, networks=("simmim",)), lab)["trainings"]["seeds"] == [0, 1]
+
+
 def test_what_came_before_something_missing_is_kept(lab):
     def half(lab, name):
         yield Check("first", 1.0, 0.5, 1.5)
@@ -86,7 +124,7 @@ def scored(value, wide=0.01):
             "finetuned": {"value": value, "interval": [value - wide, value + wide]}}
 
 
-def test_scores_come_from_results_over_all_seeds(tmp_path):
+def test_scores_come_from_results(tmp_path):
     lab = Lab("shapes", results=tmp_path)
     with pytest.raises(NotMeasured, match="data/results has nothing of 'mocov3'"):
         list(probe_or_tune(lab, "mocov3", "mae", "simmim"))
@@ -96,12 +134,11 @@ def test_scores_come_from_results_over_all_seeds(tmp_path):
     first, *_, last = probe_or_tune(lab, "mocov3", "mae", "simmim")
     assert first.value == pytest.approx(0.1) and first.reading == "supported" and last.reading == "not supported"
     assert lab.score("untrained-mae", "linear")[0] == 0.3
-    for name, value in (("mocov3-seed1", 0.6), ("mae-seed1", 0.7)):
-        write(tmp_path, name, trained=scored(value), untrained=scored(0.3))
-    assert lab.seeds("mocov3", "mae") == [("mocov3", "mae"), ("mocov3-seed1", "mae-seed1")]
-    assert lab.seeds("mocov3", "simmim") == [("mocov3", "simmim")]
-    seeds = next(probe_or_tune(lab, "mocov3", "mae", "simmim"))
-    assert seeds.value == pytest.approx(0.0) and seeds.reading == "inconclusive"
+    write(tmp_path, "mocov3-seed1", trained=scored(0.6), untrained=scored(0.4))
+    assert lab.again(1).score("mocov3", "linear")[0] == 0.6 and lab.score("mocov3", "linear")[0] == 0.8
+    assert lab.again(1).score("untrained-mae", "linear")[0] == 0.3 == lab.again(1).score("untrained", "linear")[0]
+    with pytest.raises(NotMeasured, match="data/results has nothing of 'mae-seed1'"):
+        lab.again(1).score("mae", "linear")
 
 
 def test_the_hybrid_is_followed_through_its_depths(tmp_path):
@@ -173,6 +210,32 @@ def test_what_was_measured_is_not_lost_with_the_network(tmp_path, lab, three, mo
     with pytest.raises(CourseError, match=r"park-1 cannot be measured any more: no checkpoint 'simmim' ships; .* keeps what"):
         list(ledger.measure(["park-4", "park-1"], lab, "command", path))
     assert ledger.written(path) == json.loads(before)["claims"]
+
+
+def test_trainings_are_not_lost_either(tmp_path, lab, three, monkeypatch):
+    path = tmp_path / "claims.json"
+    monkeypatch.setitem(three, "park-1", replace(three["park-1"], measure=by_seed))
+    monkeypatch.setattr(Lab, "seeds", lambda self, names: [1, 2])
+    list(ledger.measure(["park-1", "park-4"], lab, "command", path))
+    before = path.read_text()
+    assert json.loads(before)["seeds"] == [0, 1, 2]
+    assert "| Verdict | Over trainings |" in (text := ledger.markdown(ledger.written(path)))
+    assert "1 claims over several trainings: 0 supported, 0 not supported, 1 inconclusive" in text
+    assert [line.rsplit(" | ", 1)[1] for line in text.splitlines()[-2:]] == ["inconclusive (3) |", " |"]
+    monkeypatch.setattr(Lab, "seeds", lambda self, names: [2])
+    with pytest.raises(CourseError, match=r"park-1 cannot be measured any more with seed 1; .* keeps what it had"):
+        list(ledger.measure(["park-1"], lab, "command", path))
+    assert path.read_text() == before
+
+
+def test_the_lab_finds_further_trainings_among_what_ships(lab):
+    assert 1 in lab.seeds(("mocov3",)) and 1 in lab.seeds(("mocov3", "untrained"))
+    assert lab.seeds(("untrained",)) == [] == lab.seeds(("mocov3", "supervised"))
+    again = lab.again(1)
+    assert again.of_seed("mocov3") == "mocov3-seed1" and again.of_seed("untrained") == "untrained"
+    first, second, twice = (one.network("mocov3").blocks[0].mlp.fc1.weight for one in (lab, again, lab.again(1)))
+    assert torch.equal(second, twice) and not torch.equal(first, second)
+    assert torch.equal(*(one.network("untrained").blocks[0].mlp.fc1.weight for one in (lab, again)))
 
 
 def test_a_damaged_network_is_an_error_and_no_verdict(tmp_path, monkeypatch):

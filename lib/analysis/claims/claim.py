@@ -1,8 +1,9 @@
 """A claim of a paper, as data, and what comes out when it is measured."""
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
+from lib.analysis.claims.intervals import over_seeds
 from lib.analysis.claims.lab import Lab, label
 from lib.analysis.claims.verdict import NOT_HERE, Check, NotMeasured, together, verdict
 from lib.evaluation.report import commit
@@ -53,7 +54,8 @@ def measured(claim: Claim, lab: Lab) -> dict:
     said = {k: v for k, v in asdict(claim).items() if k not in ("measure", "control", "others", "networks")}
     said |= {"world": lab.world, "images": lab.images, "networks": list(claim.networks)}
     if claim.measure is None:
-        found = {"verdict": NOT_HERE, "why": claim.reason, "reads": "", "checks": [], "control": None, "others": []}
+        found = {"verdict": NOT_HERE, "why": claim.reason, "reads": "", "checks": [], "control": None, "others": [],
+                 "trainings": None}
     else:
         checks, missing = collect(claim, lab, claim.networks)
         short = {} if missing else lab.undertrained(claim.networks)
@@ -62,6 +64,7 @@ def measured(claim: Claim, lab: Lab) -> dict:
         found = {"verdict": result, "why": why, "reads": reads, "checks": [plain(check) for check in checks],
                  "control": beside(claim, lab, claim.control) if claim.control and not missing else None,
                  "others": [beside(claim, lab, networks) for networks in claim.others if not missing]}
+        found["trainings"] = None if missing else over_trainings(claim, lab, checks)
     return said | found | {"commit": commit(), "date": time.strftime("%Y-%m-%d"),
                            "seconds": round(time.perf_counter() - begun, 1)}
 
@@ -72,6 +75,27 @@ def beside(claim: Claim, lab: Lab, networks: tuple[str, ...]) -> dict:
     return {"networks": list(networks), "checks": [plain(check) for check in checks], "missing": missing,
             "undertrained": lab.undertrained(networks),
             "reads": "" if missing else together([check.reading for check in checks])}
+
+
+def over_trainings(claim: Claim, lab: Lab, first: list[Check]) -> dict | None:
+    """The checks over all seeds of which the claim's networks ship, the first among them: what another training would say.
+
+    "seeds", "values" of every check for each of them, and checks and verdict of their means, with `over_seeds`' intervals.
+    None where there is one seed.
+    """
+    labs = {0: lab} | {seed: lab.again(seed) for seed in lab.seeds(claim.networks)}
+    further = {seed: collect(claim, labs[seed], claim.networks) for seed in labs if seed}
+    whole = {0: first} | {seed: checks for seed, (checks, missing) in further.items() if not missing}
+    if len(whole) < 2:
+        return None
+    short = {f"{label(name)} of seed {seed}": why for seed in whole
+             for name, why in labs[seed].undertrained(claim.networks).items()}
+    rows = list(zip(*whole.values(), strict=True))                 # (checks, seeds)
+    checks = [replace(row[0], **dict(zip(("value", "low", "high"), over_seeds([(c.value, c.low, c.high) for c in row]),
+                                         strict=True))) for row in rows]
+    result, why = verdict(checks, "", short)
+    return {"seeds": list(whole), "values": [[check.value for check in row] for row in rows],
+            "checks": [plain(check) for check in checks], "verdict": result, "why": why}
 
 
 def plain(check: Check) -> dict:

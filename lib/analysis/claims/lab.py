@@ -1,4 +1,5 @@
 """What the claims are measured with: networks, images, and what was found out about them already, each computed once."""
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from lib.models import others, zoo
 from lib.training.build import from_description
 from lib.training.zoo import SHARES, SIZES
 
-SEEDS = range(1, 10)                  # of training besides 0, if such were measured
+SEEDS = range(1, 10)                  # of training besides 0, where such ship
 BATCH = 32                            # images in a minibatch of CKA, as in Shekhar et al.
 
 
@@ -46,15 +47,32 @@ class Images(Loaded):
 class Lab:
     """A world's networks on its validation images. Nothing is computed before it is asked for, and nothing twice.
 
-    Raises CourseError for a world without networks, and for fewer than 64 images.
+    Its networks are those of the first training, seed 0; `again` gives another's. Raises CourseError for a world without
+    networks, and for fewer than 64 images.
     """
 
     def __init__(self, world: str = "shapes", images: int = 256, results: Path = RESULTS):
         if images < 64:
             raise CourseError(f"{images} images; intervals want at least 64 images")
-        self.world, self.images, self.results = world, images, results
+        self.world, self.images, self.results, self.seed = world, images, results, 0
         self.shipped = zoo.names(world)
         self.kept = {}
+
+    def again(self, seed: int) -> "Lab":
+        """The same images before networks of the same names that were trained with another seed."""
+        other = copy.copy(self)
+        other.seed, other.kept = seed, {key: found for key, found in self.kept.items() if key[0] == "source"}
+        return other
+
+    def seeds(self, names: tuple[str, ...]) -> list[int]:
+        """Further seeds of which all these networks ship, one of them at least trained."""
+        known, trained = zoo.manifest() | zoo.others(), [name for name in names if not name.startswith("untrained")]
+        return [seed for seed in SEEDS if trained
+                and all(f"{self.world}/{self.again(seed).of_seed(name)}" in known for name in trained)]
+
+    def of_seed(self, name: str) -> str:
+        """What a network is called where further seeds have names of their own; controls have no seeds."""
+        return f"{name}-seed{self.seed}" if self.seed and not name.startswith("untrained") else name
 
     def once(self, key: tuple, make):
         if key not in self.kept:
@@ -71,11 +89,13 @@ class Lab:
 
         Raises NotMeasured where none ships, and CourseError where one is damaged.
         """
-        known, shipped = zoo.manifest() | zoo.others(), name.removeprefix("untrained-")
+        known, shipped = zoo.manifest() | zoo.others(), self.of_seed(name).removeprefix("untrained-")
         if name != "untrained" and f"{self.world}/{shipped}" not in known:
             raise NotMeasured(f"no checkpoint {shipped!r} ships for world {self.world!r}")
-        return self.once(("network", name), lambda: zoo.load(name, self.world).eval() if shipped == name else
-                         others.untrained(known[f"{self.world}/{shipped}"]["model"]["name"], self.source().all_images))
+        if name.startswith("untrained-"):
+            model = known[f"{self.world}/{shipped}"]["model"]["name"]
+            return self.once(("network", name), lambda: others.untrained(model, self.source().all_images))
+        return self.once(("network", name), lambda: zoo.load(shipped, self.world).eval())
 
     def source(self, split: str = "val", images: int | None = None) -> Loaded:
         n, r = images or self.images, self.recipe(self.shipped[0])
@@ -85,7 +105,7 @@ class Lab:
         """{name: how it falls short} of those that do; see `verdict.shortfall`. Controls are meant to be untrained."""
         found = {}
         for name in names:
-            path = self.results / "zoo" / f"{self.world}-{name}.json"
+            path = self.results / "zoo" / f"{self.world}-{self.of_seed(name)}.json"
             if name != "untrained" and path.exists():
                 result = json.loads(path.read_text())
                 if why := shortfall(result["recipe"], result["trained"], result["untrained"]):
@@ -148,15 +168,6 @@ class Lab:
 
     # ----------------------------------------------------------------------------------------- what was written down
 
-    def seeds(self, *names: str) -> list[tuple[str, ...]]:
-        """Names of networks in data/results as they are, and again for each further seed of which all were measured."""
-        found = [names]
-        for seed in SEEDS:
-            again = tuple(n if n == "untrained" else f"{n}-seed{seed}" for n in names)
-            if again != names and all(n == "untrained" or self.file(n)[0].exists() for n in again):
-                found.append(again)
-        return found
-
     def sizes(self, *names: str) -> list[tuple[str, tuple[str, ...]]]:
         """(size, names of the networks of that size) where data/results has them all, the smallest first."""
         usual = self.recipe(self.shipped[0]).model
@@ -168,7 +179,7 @@ class Lab:
         """Where data/results has a network, and under which key: "untrained-x" is the control that was measured beside x, and
         "untrained" that of the first network with such a file."""
         folder, control = self.results / "zoo", name.startswith("untrained")
-        names = [name] if not control else [name.removeprefix("untrained-")] if name != "untrained" else self.shipped
+        names = self.shipped if name == "untrained" else [self.of_seed(name).removeprefix("untrained-")]
         paths = [folder / f"{self.world}-{n}{kind}.json" for n in names]
         return next((path for path in paths if path.exists()), paths[0]), "untrained" if control else "trained"
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lib.analysis.attention import AttentionStatistics, DepthSimilarity, MapSimilarity, TokenSimilarity
 from lib.analysis.claims.claim import BOTH, Claim
-from lib.analysis.claims.intervals import Interval, apart, average, jackknife, over_images, over_seeds
+from lib.analysis.claims.intervals import Interval, apart, average, jackknife, over_images
 from lib.analysis.claims.lab import Lab, label
 from lib.analysis.claims.verdict import Check, NotMeasured
 from lib.analysis.fourier import Frequencies, log_amplitude
@@ -129,7 +129,8 @@ def late_and_early(lab: Lab, cl: str, mim: str) -> Iterator[Check]:
 
 def decoder(lab: Lab, mae: str, mim: str) -> Iterator[Check]:
     images, backbone = lab.source().images(torch.arange(64)), lab.network(mae)
-    weights = {k.removeprefix("decoder."): w for k, w in zoo.weights(mae, lab.world).items() if k.startswith("decoder.")}
+    tensors = zoo.weights(lab.of_seed(mae), lab.world)
+    weights = {k.removeprefix("decoder."): w for k, w in tensors.items() if k.startswith("decoder.")}
     r, patches = lab.recipe(mae), tuple(backbone.patch_embed.grid_size)
     head = MAEDecoder(patches, r.patch_size, backbone.embed_dim, r.decoder_dim, r.decoder_depth, r.decoder_heads).eval()
     head.load_state_dict(weights, strict=False)                    # positions are no weights
@@ -150,8 +151,8 @@ def decoder(lab: Lab, mae: str, mim: str) -> Iterator[Check]:
 
 
 def better(lab: Lab, first: str, second: str, yardstick: str) -> Interval:
-    """How much better the first is by a yardstick, over all seeds of which both were measured."""
-    return over_seeds([apart(lab.score(a, yardstick), lab.score(b, yardstick)) for a, b in lab.seeds(first, second)])
+    """How much better the first is by a yardstick."""
+    return apart(lab.score(first, yardstick), lab.score(second, yardstick))
 
 
 def probe_or_tune(lab: Lab, cl: str, mae: str, mim: str) -> Iterator[Check]:
@@ -173,15 +174,12 @@ def complementary(lab: Lab, hybrid: str, mim: str, cl: str) -> Iterator[Check]:
 
 def hybrid_by_depth(lab: Lab, hybrid: str, mim: str) -> Iterator[Check]:
     def fall(quantity: str, before: int, after: int) -> Interval:
-        """How much a quantity falls from one depth to another, in twelfths of the network, over seeds."""
-        found = []
-        for name, in lab.seeds(hybrid):
-            c = lab.curve(name, quantity)
-            found.append(apart(*(c[max(1, depth * max(c) // 12)] for depth in (before, after))))
-        return over_seeds(found)
+        """How much a quantity falls from one depth to another, in twelfths of the network."""
+        c = lab.curve(hybrid, quantity)
+        return apart(*(c[max(1, depth * max(c) // 12)] for depth in (before, after)))
 
     yield Check("its NMI falls over the last third", *fall("nmi", 8, 12))
-    late = over_seeds([apart(*(max(lab.curve(n, "nmi").items())[1] for n in (b, a))) for a, b in lab.seeds(hybrid, mim)])
+    late = apart(*(max(lab.curve(name, "nmi").items())[1] for name in (mim, hybrid)))
     yield Check(f"its last NMI is below that of {label(mim)}", *late)
     value, low, high = fall("delta_log_amplitude", 1, 4)
     yield Check("high frequencies rise over the first third", -value, -high, -low, "ln")

@@ -14,7 +14,9 @@ MODELS = ("supervised", "mocov3", "dino", "simmim", "mae", "hybrid")
 # patches (Fig. 11), and some that see a share of the images, as many steps long (Figs. 4, 12 and 13).
 SHARES = {"supervised-data3": 0.03, "supervised-data10": 0.1, "supervised-data30": 0.3}
 VARIANTS = ("supervised-mean", *SHARES)
-SECOND = ("shapes", "mocov3", 1)       # of the further seeds one ships, so that two trainings of one objective can be compared
+# Seeds that ship, so that claims can be put to several trainings: of all objectives the first, of these the others too.
+SEEDS = (0, 1, 2)
+TRAINED_AGAIN = {"shapes": ("mocov3", "simmim", "mae")}
 LAMBDAS = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)          # of the hybrid's sweep; Park et al. 2023, Fig. 12, has all but .1 and .8
 SIZES = {"gpu": ("vit_tiny", "vit_small", "vit_base"), "cpu": ("vit_thin", "vit_slim")}       # of which one ships
 WORLDS = {

@@ -24,7 +24,7 @@ from lib.training.build import from_description
 from lib.training.checkpoint import read_export, write_atomically
 from lib.training.recipes import command, describe
 from lib.training.settings import Recipe
-from lib.training.zoo import LABELS, LAMBDAS, MODELS, SECOND, SIZES, VARIANTS, WORLDS, planned
+from lib.training.zoo import LABELS, LAMBDAS, MODELS, SEEDS, SIZES, TRAINED_AGAIN, VARIANTS, WORLDS, planned
 
 RESULTS = Path(__file__).parents[3] / "data" / "results" / "zoo"
 LARGEST = 12_000_000                                               # bytes of a checkpoint
@@ -39,7 +39,7 @@ OF_VARIANTS = ("", "-depths")
 
 @dataclass(frozen=True)
 class Job:
-    """One network to train. Those of seed 0 without another λ or size ship, and SECOND; of the others the measurements do."""
+    """One network to train. Those without another λ or size ship, of SEEDS; of the others the measurements do."""
     world: str
     model: str                                                     # of MODELS or VARIANTS
     name: str
@@ -59,7 +59,8 @@ def jobs_of(a) -> list[Job]:
     if a.sizes:
         return [job(f"{model}-{size}", model, seed, False, size=size) for seed in a.seeds for model in a.models
                 for size in a.sizes]
-    jobs = [job(model, model, seed, not seed or (a.world, model, seed) == SECOND) for seed in a.seeds for model in a.models]
+    jobs = [job(model, model, seed, not seed or (seed in SEEDS and model in TRAINED_AGAIN.get(a.world, ())))
+            for seed in a.seeds for model in a.models]
     weights = LAMBDAS if a.sweep == [] else a.sweep or []
     return jobs + [job(f"hybrid-{weight:g}", "hybrid", seed, False, weight) for seed in a.seeds for weight in weights]
 
@@ -107,7 +108,7 @@ def evaluate(job: Job, runs: Path) -> dict:
     """Measure it beside the untrained network, each in a file of its own, once. -> what was measured frozen"""
     few, folder = [] if job.labels is None else ["--images", str(job.labels)], str(job.folder(runs))
     wanted = OF_VARIANTS if job.model in VARIANTS else EVALUATIONS
-    for end in wanted if job.ships and not job.recipe.seed else [end for end in wanted if end not in SHIPPED_ONLY]:
+    for end in wanted if job.ships else [end for end in wanted if end not in SHIPPED_ONLY]:
         words = [*EVALUATIONS[end], *(few if end == "-finetuned" else []), folder]
         out = RESULTS / f"{job.world}-{job.name}{end}.json"
         if not measured(out, job.folder(runs) / "backbone.safetensors"):
@@ -141,7 +142,7 @@ def pack(job: Job, runs: Path, result: dict, folder: Path = zoo.FOLDER) -> None:
     else:
         name, known = "manifest.json", zoo.manifest(folder) if (folder / "manifest.json").exists() else {}
     known[f"{job.world}/{job.name}"] = entry
-    names = (*MODELS, "resnet", "mixer", *VARIANTS, "{1}-seed{2}".format(*SECOND))
+    names = [*MODELS, "resnet", "mixer", *VARIANTS, *(f"{model}-seed{seed}" for model in MODELS for seed in SEEDS[1:])]
     order = [f"{world}/{model}" for world in WORLDS for model in names if f"{world}/{model}" in known]
     write_atomically(folder / name, lambda temporary: temporary.write_text(
         json.dumps({key: known[key] for key in order}, indent=1) + "\n"))
@@ -155,7 +156,9 @@ def main() -> None:
                         help=f"which of {', '.join(MODELS)} (all if left out; none with --sweep alone), and of shapes "
                              f"{', '.join(VARIANTS)}")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0],
-                        help="seed 0 ships, and {1} of {0} with seed {2}; of others the measurements do".format(*SECOND))
+                        help=f"of training; {', '.join(map(str, SEEDS))} ship "
+                             + ", ".join(f"of {', '.join(models)} of {world}" for world, models in TRAINED_AGAIN.items())
+                             + ", 0 of the others; of further ones the measurements do")
     parser.add_argument("--sweep", nargs="*", type=float, choices=LAMBDAS, metavar="LAMBDA",
                         help="the hybrid at these λ too, at all seven if none is named")
     parser.add_argument("--sizes", nargs="+", choices=[size for sizes in SIZES.values() for size in sizes], metavar="SIZE",
