@@ -69,21 +69,24 @@ def test_a_claim_is_put_to_every_training(lab, monkeypatch):
     monkeypatch.setattr(Lab, "undertrained", lambda self, names: {})
     monkeypatch.setattr(Lab, "seeds", lambda self, names: [1, 2] if names == ("simmim",) else [])
     found = measured(claim(by_seed, networks=("simmim",)), lab)
-    again = found["trainings"]
-    assert [check["value"] for check in found["checks"]] == [1.0, 0.1] and found["verdict"] == "supported"
-    assert again["seeds"] == [0, 1, 2] and again["values"] == [[1.0, 2.0, 1.5], [0.1, 0.3, -0.1]]
-    assert [check["value"] for check in again["checks"]] == pytest.approx([1.5, 0.1])
+    assert found["seeds"] == [0, 1, 2] and [check["values"] for check in found["checks"]] == [[1.0, 2.0, 1.5], [0.1, 0.3, -0.1]]
+    assert [check["value"] for check in found["checks"]] == pytest.approx([1.5, 0.1])
     # Student's factor of three, 4.303, times .5 / sqrt(3), and over images .1 below and .2 above, added as squares
-    assert 1.5 - again["checks"][0]["low"] == pytest.approx((1.2421**2 + 0.1**2)**0.5, abs=1e-3)
-    assert again["checks"][0]["high"] - 1.5 == pytest.approx((1.2421**2 + 0.2**2)**0.5, abs=1e-3)
-    assert [check["reading"] for check in again["checks"]] == ["supported", "inconclusive"]
-    assert again["checks"][1]["margin"] == 0.02 and again["verdict"] == "inconclusive" and "second" in again["why"]
-    assert measured(claim(by_seed, networks=("mae",)), lab)["trainings"] is None
+    assert 1.5 - found["checks"][0]["low"] == pytest.approx((1.2421**2 + 0.1**2)**0.5, abs=1e-3)
+    assert found["checks"][0]["high"] - 1.5 == pytest.approx((1.2421**2 + 0.2**2)**0.5, abs=1e-3)
+    assert [check["reading"] for check in found["checks"]] == ["supported", "inconclusive"]
+    assert found["checks"][1]["margin"] == 0.02 and found["verdict"] == "inconclusive" and "second" in found["why"]
+    one = ledger.of_one_training(found)
+    assert [check["value"] for check in one["checks"]] == [1.0, 0.1] and one["verdict"] == one["reads"] == "supported"
+    assert one["control"] == found["control"] and one["seeds"] == [0]
+    alone = measured(claim(by_seed, networks=("mae",)), lab)
+    assert alone["first"] is None and ledger.of_one_training(alone) == alone and alone["seeds"] == [0]
     json.dumps(found)
 
     monkeypatch.setattr(Lab, "undertrained", lambda self, names: {"simmim": "cut"} if self.seed == 2 else {})
     found = measured(claim(by_seed, networks=("simmim",)), lab)
-    assert found["verdict"] == "supported" and found["trainings"]["why"] == "SimMIM of seed 2 is undertrained: cut"
+    assert (found["verdict"], found["why"]) == ("inconclusive", "SimMIM of seed 2 is undertrained: cut")
+    assert found["first"]["verdict"] == "supported"
 
 
 def test_a_training_that_was_not_measured_whole_is_left_out(lab, monkeypatch):
@@ -95,7 +98,7 @@ def test_a_training_that_was_not_measured_whole_is_left_out(lab, monkeypatch):
         if lab.seed == 4:
             raise NotMeasured("no file of seed 4")
         yield Check("second", 1.0, 0.9, 1.2)
-    assert measured(claim(half, networks=("simmim",)), lab)["trainings"]["seeds"] == [0, 1]
+    assert measured(claim(half, networks=("simmim",)), lab)["seeds"] == [0, 1]
 
 
 def test_what_came_before_something_missing_is_kept(lab):
@@ -180,6 +183,7 @@ def three(monkeypatch):
               for k, name in ((1, "simmim"), (2, "untrained"), (3, "mae"))}
     claims["park-4"] = replace(claim(None, reason="private data"), id="park-4")
     monkeypatch.setattr(ledger, "CLAIMS", claims)
+    monkeypatch.setattr(Lab, "seeds", lambda self, names: [])      # whatever ships
     return claims
 
 
@@ -219,9 +223,8 @@ def test_trainings_are_not_lost_either(tmp_path, lab, three, monkeypatch):
     list(ledger.measure(["park-1", "park-4"], lab, "command", path))
     before = path.read_text()
     assert json.loads(before)["seeds"] == [0, 1, 2]
-    assert "| Verdict | Over trainings |" in (text := ledger.markdown(ledger.written(path)))
-    assert "1 claims over several trainings: 0 supported, 0 not supported, 1 inconclusive" in text
-    assert [line.rsplit(" | ", 1)[1] for line in text.splitlines()[-2:]] == ["inconclusive (3) |", " |"]
+    lines = ledger.markdown(ledger.written(path)).splitlines()[-2:]
+    assert lines[0].endswith(" px | 3 | inconclusive |") and lines[1].endswith("| private data |  | cannot be measured here |")
     monkeypatch.setattr(Lab, "seeds", lambda self, names: [2])
     with pytest.raises(CourseError, match=r"park-1 cannot be measured any more with seed 1; .* keeps what it had"):
         list(ledger.measure(["park-1"], lab, "command", path))
@@ -235,6 +238,7 @@ def test_the_lab_finds_further_trainings_among_what_ships(lab):
     assert again.of_seed("mocov3") == "mocov3-seed1" and again.of_seed("untrained") == "untrained"
     first, second, twice = (one.network("mocov3").blocks[0].mlp.fc1.weight for one in (lab, again, lab.again(1)))
     assert torch.equal(second, twice) and not torch.equal(first, second)
+    assert lab.again(0) is lab and lab.again(1) is again           # what was measured is kept
     assert torch.equal(*(one.network("untrained").blocks[0].mlp.fc1.weight for one in (lab, again)))
 
 
@@ -250,7 +254,7 @@ def test_the_summary_for_the_readme(tmp_path, lab, three):
     list(ledger.measure(list(three), lab, "command", tmp_path / "claims.json"))
     text = ledger.markdown(ledger.written(tmp_path / "claims.json"))
     assert text.startswith("4 claims: 1 supported, 1 not supported, 1 inconclusive, 1 cannot be measured here.")
-    assert "| simmim above 0: +1.00 (+0.50 to +1.50) | **supported** |" in text and "| private data |" in text
+    assert "| simmim above 0: +1.00 (+0.50 to +1.50) | 1 | **supported** |" in text and "| private data |" in text
 
 
 def test_the_summary_of_two_worlds(tmp_path, lab, three):

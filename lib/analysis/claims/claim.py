@@ -48,25 +48,44 @@ def collect(claim: Claim, lab: Lab, networks: tuple[str, ...]) -> tuple[list[Che
 def measured(claim: Claim, lab: Lab) -> dict:
     """Everything about a claim, plain data: what it says, checks, control, verdict, and how it was made.
 
-    "reads" is what the checks alone would say, of undertrained networks too; "" where something is missing.
+    Where the networks of a claim ship with several seeds, "checks" and verdict are over all of them, and "first" is what the
+    first training alone would say. "reads" is what the checks alone would say, of undertrained networks too; "" where
+    something is missing.
     """
     begun = time.perf_counter()
     said = {k: v for k, v in asdict(claim).items() if k not in ("measure", "control", "others", "networks")}
     said |= {"world": lab.world, "images": lab.images, "networks": list(claim.networks)}
     if claim.measure is None:
-        found = {"verdict": NOT_HERE, "why": claim.reason, "reads": "", "checks": [], "control": None, "others": [],
-                 "trainings": None}
+        found = {"verdict": NOT_HERE, "why": claim.reason, "reads": "", "checks": [], "seeds": [], "first": None,
+                 "control": None, "others": []}
     else:
         checks, missing = collect(claim, lab, claim.networks)
-        short = {} if missing else lab.undertrained(claim.networks)
-        result, why = verdict(checks, missing, {label(name): why for name, why in short.items()})
-        reads = together([check.reading for check in checks]) if checks and not missing else ""
-        found = {"verdict": result, "why": why, "reads": reads, "checks": [plain(check) for check in checks],
-                 "control": beside(claim, lab, claim.control) if claim.control and not missing else None,
-                 "others": [beside(claim, lab, networks) for networks in claim.others if not missing]}
-        found["trainings"] = None if missing else over_trainings(claim, lab, checks)
+        trainings = {0: checks} | ({} if missing else further_trainings(claim, lab))
+        found = weighed(claim, lab, trainings, missing)
+        found["first"] = weighed(claim, lab, {0: checks}) if len(trainings) > 1 else None
+        found |= {"control": beside(claim, lab, claim.control) if claim.control and not missing else None,
+                  "others": [beside(claim, lab, networks) for networks in claim.others if not missing]}
     return said | found | {"commit": commit(), "date": time.strftime("%Y-%m-%d"),
                            "seconds": round(time.perf_counter() - begun, 1)}
+
+
+def further_trainings(claim: Claim, lab: Lab) -> dict[int, list[Check]]:
+    """{seed: checks} of the further seeds of which all networks of a claim ship, and all that it needs was measured."""
+    found = {seed: collect(claim, lab.again(seed), claim.networks) for seed in lab.seeds(claim.networks)}
+    return {seed: checks for seed, (checks, missing) in found.items() if not missing}
+
+
+def weighed(claim: Claim, lab: Lab, trainings: dict[int, list[Check]], missing: str = "") -> dict:
+    """Checks of one training or several -> their means, "values" for each seed, what they read together, and the verdict."""
+    rows = list(zip(*trainings.values(), strict=True))             # (checks, seeds)
+    ends = [over_seeds([(check.value, check.low, check.high) for check in row]) for row in rows]
+    checks = [replace(row[0], value=value, low=low, high=high) for row, (value, low, high) in zip(rows, ends, strict=True)]
+    short = {label(name) + (f" of seed {seed}" if seed else ""): why for seed in trainings
+             for name, why in lab.again(seed).undertrained(claim.networks).items() if not missing}
+    result, why = verdict(checks, missing, short)
+    return {"verdict": result, "why": why, "seeds": list(trainings) if checks else [],
+            "reads": together([check.reading for check in checks]) if checks and not missing else "",
+            "checks": [plain(check) | {"values": [c.value for c in row]} for check, row in zip(checks, rows, strict=True)]}
 
 
 def beside(claim: Claim, lab: Lab, networks: tuple[str, ...]) -> dict:
@@ -75,27 +94,6 @@ def beside(claim: Claim, lab: Lab, networks: tuple[str, ...]) -> dict:
     return {"networks": list(networks), "checks": [plain(check) for check in checks], "missing": missing,
             "undertrained": lab.undertrained(networks),
             "reads": "" if missing else together([check.reading for check in checks])}
-
-
-def over_trainings(claim: Claim, lab: Lab, first: list[Check]) -> dict | None:
-    """The checks over all seeds of which the claim's networks ship, the first among them: what another training would say.
-
-    "seeds", "values" of every check for each of them, and checks and verdict of their means, with `over_seeds`' intervals.
-    None where there is one seed.
-    """
-    labs = {0: lab} | {seed: lab.again(seed) for seed in lab.seeds(claim.networks)}
-    further = {seed: collect(claim, labs[seed], claim.networks) for seed in labs if seed}
-    whole = {0: first} | {seed: checks for seed, (checks, missing) in further.items() if not missing}
-    if len(whole) < 2:
-        return None
-    short = {f"{label(name)} of seed {seed}": why for seed in whole
-             for name, why in labs[seed].undertrained(claim.networks).items()}
-    rows = list(zip(*whole.values(), strict=True))                 # (checks, seeds)
-    checks = [replace(row[0], **dict(zip(("value", "low", "high"), over_seeds([(c.value, c.low, c.high) for c in row]),
-                                         strict=True))) for row in rows]
-    result, why = verdict(checks, "", short)
-    return {"seeds": list(whole), "values": [[check.value for check in row] for row in rows],
-            "checks": [plain(check) for check in checks], "verdict": result, "why": why}
 
 
 def plain(check: Check) -> dict:

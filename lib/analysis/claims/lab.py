@@ -60,6 +60,9 @@ class Lab:
 
     def again(self, seed: int) -> "Lab":
         """The same images before networks of the same names that were trained with another seed."""
+        return self if seed == self.seed else self.once(("lab", seed), lambda: self._again(seed))
+
+    def _again(self, seed: int) -> "Lab":
         other = copy.copy(self)
         other.seed, other.kept = seed, {key: found for key, found in self.kept.items() if key[0] == "source"}
         return other

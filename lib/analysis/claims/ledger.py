@@ -41,11 +41,11 @@ def measure(ids: list[str], lab: Lab, command: str, path: Path = LEDGER) -> Iter
         if old.get("checks") and not new["checks"] and CLAIMS[id].measure:
             why = new["why"].removeprefix("not measured yet: ")
             raise CourseError(f"{id} cannot be measured any more: {why}; {path} keeps what it had")
-        if lost := set(seeds_of(old)) - set(seeds_of(new)):
+        if lost := set(old.get("seeds", [])) - set(new["seeds"]):
             raise CourseError(f"{id} cannot be measured any more with seed {min(lost)}; {path} keeps what it had")
         known[id, lab.world] = new
         order = sorted((key for key in known if key[0] in CLAIMS), key=lambda key: (key[1], list(CLAIMS).index(key[0])))
-        seeds = sorted({seed for key in order for seed in seeds_of(known[key])})
+        seeds = sorted({seed for key in order for seed in known[key]["seeds"]})
         write_report(path, {"claims": [known[key] for key in order]}, command=command, seeds=seeds, device="cpu")
         yield new
 
@@ -61,9 +61,9 @@ def written(path: Path = LEDGER) -> list[dict]:
                           "anew") from None
 
 
-def seeds_of(entry: dict) -> list[int]:
-    """Of which trainings a claim was measured."""
-    return entry["trainings"]["seeds"] if entry.get("trainings") else [0] * bool(entry.get("checks"))
+def of_one_training(entry: dict) -> dict:
+    """An entry as the first training alone would have it."""
+    return entry | (entry["first"] or {})
 
 
 def of_world(entries: list[dict], world: str) -> dict[str, dict]:
@@ -113,34 +113,24 @@ def judged(entry: dict) -> str:
     return (f"**{entry['verdict']}**" if entry["verdict"] in (SUPPORTED, NOT_SUPPORTED) else entry["verdict"]) + note
 
 
-def over_trainings(entry: dict) -> str:
-    """The verdict over several trainings in Markdown, "" where there is one."""
-    found = entry["trainings"]
-    return f"{found['verdict']} ({len(found['seeds'])})" if found else ""
-
-
 def markdown(entries: list[dict]) -> str:
     """The summary for the README: how many claims have which verdict, and a line for each.
 
-    Numbers are those of the world of shapes; where claims were measured over several trainings, or on photographs too, those
-    verdicts stand beside.
+    Numbers are those of the world of shapes; where claims were measured on photographs too, their verdicts stand beside.
     """
     shapes, photographs = (of_world(entries, world) for world in BOTH)
-    again = [entry["trainings"] for entry in shapes.values() if entry["trainings"]]
-    rows, beside = [], {"Over trainings": again, "On photographs": photographs}
-    heads = ["Claim", "The papers", "Here", "Verdict", *(head for head, there in beside.items() if there)]
-    for found, where in ((list(shapes.values()), ""), (again, " over several trainings"),
-                         (list(photographs.values()), " on photographs")):
+    rows, heads = [], ["Claim", "The papers", "Here", "Trainings", "Verdict"] + ["On photographs"] * bool(photographs)
+    for found, where in ((shapes, ""), (photographs, " on photographs")):
         if found:
-            many = ", ".join(f"{n} {verdict}" for verdict, n in counts(found).items())
+            many = ", ".join(f"{n} {verdict}" for verdict, n in counts(list(found.values())).items())
             rows += [f"{len(found)} claims{where}: {many}.", ""]
     rows += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for id, entry in shapes.items():
         check = deciding(entry)
         where = f"Fig. {entry['figure']}" if entry["figure"][0].isalnum() and entry["figure"] != "abstract" else "abstract"
         cells = [f"{id}, {where}", entry["statement"], f"{check['text']}: {number(check)}" if check else entry["why"],
-                 judged(entry), *[over_trainings(entry)] * bool(again),
-                 *[judged(photographs[id]) if id in photographs else ""] * bool(photographs)]
+                 str(len(entry["seeds"]) or ""), judged(entry),
+                 *([judged(photographs[id]) if id in photographs else ""] if photographs else [])]
         rows.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
     return "\n".join(rows) + "\n"
 
