@@ -89,6 +89,18 @@ def test_a_claim_is_put_to_every_training(lab, monkeypatch):
     assert found["first"]["verdict"] == "supported"
 
 
+def test_what_each_training_finds_for_itself_is_named_as_the_first_ones(lab, monkeypatch):
+    monkeypatch.setattr(Lab, "undertrained", lambda self, names: {})
+    monkeypatch.setattr(Lab, "seeds", lambda self, names: [1])
+
+    def best(lab, *networks):
+        yield Check(f"its best block, {3 + lab.seed}", 1.0, 0.9, 1.2)
+        yield Check("its last block", 1.0, 0.9, 1.2)
+    found = measured(claim(best, networks=("simmim",)), lab)
+    assert [c["text"] for c in found["checks"]] == ["its best block, 3 (in the first training)", "its last block"]
+    assert found["first"]["checks"][0]["text"] == "its best block, 3"
+
+
 def test_a_training_that_was_not_measured_whole_is_left_out(lab, monkeypatch):
     monkeypatch.setattr(Lab, "undertrained", lambda self, names: {})
     monkeypatch.setattr(Lab, "seeds", lambda self, names: [1, 4])

@@ -79,13 +79,19 @@ def weighed(claim: Claim, lab: Lab, trainings: dict[int, list[Check]], missing: 
     """Checks of one training or several -> their means, "values" for each seed, what they read together, and the verdict."""
     rows = list(zip(*trainings.values(), strict=True))             # (checks, seeds)
     ends = [over_seeds([(check.value, check.low, check.high) for check in row]) for row in rows]
-    checks = [replace(row[0], value=value, low=low, high=high) for row, (value, low, high) in zip(rows, ends, strict=True)]
+    checks = [replace(row[0], text=common(row), value=value, low=low, high=high)
+              for row, (value, low, high) in zip(rows, ends, strict=True)]
     short = {label(name) + (f" of seed {seed}" if seed else ""): why for seed in trainings
              for name, why in lab.again(seed).undertrained(claim.networks).items() if not missing}
     result, why = verdict(checks, missing, short)
     return {"verdict": result, "why": why, "seeds": list(trainings) if checks else [],
             "reads": together([check.reading for check in checks]) if checks and not missing else "",
             "checks": [plain(check) | {"values": [c.value for c in row]} for check, row in zip(checks, rows, strict=True)]}
+
+
+def common(row: tuple[Check, ...]) -> str:
+    """The text of a check of several trainings; it may name a block that each of them has found for itself."""
+    return row[0].text + (" (in the first training)" if len({check.text for check in row}) > 1 else "")
 
 
 def beside(claim: Claim, lab: Lab, networks: tuple[str, ...]) -> dict:
