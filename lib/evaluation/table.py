@@ -45,7 +45,7 @@ def _path(world: str, name: str, folder: Path) -> Path:
     path = folder / "zoo" / f"{world}-{name}.json"
     if not path.exists():
         known = sorted(p.stem.removeprefix(f"{world}-") for p in path.parent.glob(f"{world}-*.json")
-                       if not p.stem.endswith(tuple(f"-{what}" for what in MORE)))
+                       if not any(f"-{what}" in p.stem for what in MORE))
         raise CourseError(f"data/results has nothing of {name!r} in world {world!r}; there are {', '.join(known) or 'none'}")
     return path
 

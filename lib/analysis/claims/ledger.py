@@ -89,12 +89,31 @@ def control_shows(entry: dict) -> bool | None:
     return entry["control"]["reads"] == SUPPORTED
 
 
+def digits(numbers: Iterable[float]) -> int:
+    """After the point, for numbers of a size."""
+    largest = max(map(abs, numbers))
+    return 1 if largest >= 10 else 2 if largest >= 1 else 3
+
+
 def number(check: dict) -> str:
     """ "+0.137 (+0.133 to +0.140) px", of a check."""
-    largest = max(abs(check["low"]), abs(check["high"]))
-    digits = 1 if largest >= 10 else 2 if largest >= 1 else 3
-    value, low, high = (f"{check[key]:+.{digits}f}" for key in ("value", "low", "high"))
+    some = digits((check["low"], check["high"]))
+    value, low, high = (f"{check[key]:+.{some}f}" for key in ("value", "low", "high"))
     return f"{value} ({low} to {high})" + (f" {check['unit']}" if check["unit"] else "")
+
+
+def over_trainings(entries: list[dict]) -> str:
+    """A table in Markdown: all checks of some claims, with the value of each training and what they read together."""
+    seeds = sorted({seed for entry in entries for seed in entry["seeds"]})
+    rows = [f"| check | {' | '.join(f'seed {seed}' for seed in seeds)} | over all |", "|---" * (len(seeds) + 2) + "|"]
+    for entry in entries:
+        for check in entry["checks"]:
+            values = dict(zip(entry["seeds"], check["values"], strict=True))
+            unit = f", {check['unit']}" if check["unit"] else ""
+            unit += f", above {check['margin']:g}" if check["margin"] else ""
+            cells = [f"{values[seed]:+.{digits(values.values())}f}" if seed in values else "" for seed in seeds]
+            rows.append(f"| {check['text']}{unit} ({entry['id']}) | {' | '.join(cells)} | {check['reading']} |")
+    return "\n".join(rows) + "\n"
 
 
 def line(entry: dict) -> str:
