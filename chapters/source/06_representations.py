@@ -182,10 +182,10 @@ for name in (*names, "mae"):
     print(f"{name:<9} blocks 7 to 12: NMI ≈ {nmi[:, 6:].mean():.3f}, unison ≈ {together[:, 6:].mean():.2f}")
 
 # %% [markdown]
-# The two networks with the lowest NMI move tokens together most: where attention gives every query about the same average,
-# that average is one step for all. **Collapsed attention makes unison. It does not hold the other way round**: MAE's
-# attention has not collapsed, and its tokens move mostly together all the same. Maps may differ while what they fetch does
-# not.
+# The two networks with the lowest NMI move tokens together most: where attention gives every query about the same
+# average, that average is one step for all. **Collapsed attention makes unison. It does not hold the other way round**:
+# this MAE's attention has not collapsed, and its tokens move mostly together all the same. Maps may differ while what
+# they fetch does not.
 #
 # ## 2. In unison with whom?
 #
@@ -652,10 +652,10 @@ entries = ledger.of_world(ledger.written(), "shapes")
 display(Markdown(ledger.over_trainings([entries[id] for id in ("park-4", "park-15")])))
 
 # %% [markdown]
-# The differences are large beside what a training changes, and every one has the same sign three times: attention moves
-# tokens more in unison in MoCo v3, adds less variance between them, and does *not* add more between images; its tokens keep
-# to their image more. But the last of these is twice as large in two trainings as in the one that this chapter has looked
-# at, and its interval, a few thousandths wide over images, goes from .01 to .35 over trainings.
+# Every difference has the same sign three times: attention moves tokens more in unison in MoCo v3, adds less variance between
+# them, and does *not* add more between images; its tokens keep to their image more. But the last is twice as large in two
+# trainings as in the one that this chapter has looked at, and its interval, a tenth wide over images, goes from .01 to .35 over
+# trainings.
 #
 # ## Exercises
 #
@@ -787,10 +787,10 @@ chapter06.check_image_purity(image_purity);
 # - A t-SNE picture needs a number and an untrained network beside it. SimMIM's tokens do not sort by image; early on they
 #   sort by place.
 #
-# **Limits.** One small network of each kind, trained on a procedural world; intervals are over images, not over seeds of
-# training. That image-level variance does not set MoCo v3 apart here says nothing about ViT-B on ImageNet. Only the
-# attention half of a block is taken apart; `Unison` measures the MLP half too. Unison and the shares of neighbours are
-# measures of this course; the paper's figures are pictures and spectra.
+# **Limits.** One small network of each kind, trained on a procedural world; intervals are over images, but for the table
+# of three trainings. That image-level variance does not set MoCo v3 apart here says nothing about ViT-B on ImageNet. Only
+# the attention half of a block is taken apart; `Unison` measures the MLP half too. Unison and the shares of neighbours
+# are measures of this course; the paper's figures are pictures and spectra.
 #
 # **References.** Park et al. 2023, *What Do Self-Supervised Vision Transformers Learn?*, section 3, Figures 6, 7 and E.2.
 # van der Maaten and Hinton 2008, *Visualizing Data using t-SNE*. Rousseeuw 1987, *Silhouettes*, for the silhouette.

@@ -638,11 +638,11 @@ entries = ledger.of_world(ledger.written(), "shapes")
 display(Markdown(ledger.over_trainings([entries[id] for id in ("park-5", "park-6", "park-7")])))
 
 # %% [markdown]
-# "(in the first training)" says that the block is the first training's; the others have looked for their own. What is stable
-# here are two refusals. That MoCo v3 goes by shape *more* shows in no training: three differences within two points of 0. That
-# its high frequencies rise is contradicted by all three. **That high-frequency noise costs SimMIM more was *supported* by the
-# first training and is open now**, though the sign is the same three times: 10, 7 and 16 points are too far apart for three
-# numbers to say how far their mean is from 0 (Student's factor for three is 4.3).
+# One thing is refuted: that MoCo v3's high frequencies rise. That SimMIM has more of them after *every* block, and loses some in
+# the last, the first training alone had refuted; over three both are open. That MoCo v3 goes by shape more is as open as before:
+# three differences within two points of 0. **That high-frequency noise costs SimMIM more was *supported* by the first training
+# and is open now**, though the sign is the same three times: 11, 7 and 16 points are too far apart for three numbers to say how
+# far their mean is from 0 (Student's factor for three is 4.3).
 #
 # ## Exercises
 #
@@ -767,8 +767,8 @@ chapter07.check_bias_for_shape(bias_for_shape);
 #
 # - The tokens of an image are a picture with D channels. Δ log amplitude compares its finest pattern on the diagonal with
 #   its mean.
-# - By this measure, late, contrastive networks are low and masked ones high, as the paper says; random weights lie between.
-#   (On photographs SimMIM ends level with random weights.) The course over depth is another than the paper's, so the ledger
+# - By this measure, late, contrastive networks are low and SimMIM is high, as the paper says, and random weights lie between;
+#   of MAE one training of three is high. (On photographs SimMIM ends level with random weights.) The course over depth is another than the paper's, so the ledger
 #   (chapter 13) books the claim as not supported.
 # - A vector that all tokens share moves Δ and tells nothing about an image. Without it, MoCo v3 does not lie below SimMIM
 #   any more.
@@ -778,9 +778,9 @@ chapter07.check_bias_for_shape(bias_for_shape);
 #   congruent to conflict images says more.
 #
 # **Limits.** One small network of each kind, trained on a grey procedural world, and in section 2 all that ship on
-# photographs; intervals are over images, not over seeds of training. DINO learned little. Noise and conflict are read with
-# linear probes; the paper may use others, and fine-tuned networks may answer differently. Faint textures seen through
-# patches of 8 pixels leave little texture bias to find: for that, run the commands above on photographs.
+# photographs; intervals are over images, except where three trainings are shown. DINO learned little. Noise and conflict
+# are read with linear probes; the paper may use others, and fine-tuned networks may answer differently. Faint textures
+# seen through patches of 8 pixels leave little texture bias to find: for that, run the commands above on photographs.
 #
 # **References.** Park et al. 2023, *What Do Self-Supervised Vision Transformers Learn?*, section 3. Park and Kim 2022, *How
 # Do Vision Transformers Work?*, for noise of one band. Geirhos et al. 2019, *ImageNet-trained CNNs are biased towards

@@ -600,7 +600,7 @@ plots.show(figure, alt="Delta log amplitude through encoder and decoder of MAE: 
 
 # %% [markdown]
 # In the paper the decoder lies about a unit below the encoder: less of the highest frequency, which the authors connect
-# with the blur. **Here that does not show**: our decoder lies above the encoder's last block and a tenth of a unit below
+# with the blur. **In this training that does not show** (of two more, section 6): our decoder lies above the encoder's last block and a tenth of a unit below
 # its mean. A unit lower lies the *untrained* decoder, so a low value by itself is no sign of learning. Ours has two narrow
 # blocks on an 8 × 8 grid and theirs eight wide ones on 14 × 14, so this says little about theirs. What agrees is the end of
 # the encoder: it falls before it hands over.
@@ -661,11 +661,12 @@ entries = ledger.of_world(ledger.written(), "shapes")
 display(Markdown(ledger.over_trainings([entries[id] for id in ("park-8", "park-9")])))
 
 # %% [markdown]
-# MoCo v3's lead in late blocks is supported over trainings, ten points wide. SimMIM's lead in early blocks has the wrong sign
-# three times (with these two readers), and is open now, not refuted: -5, -2 and -1 points. A fall by ten points, which the
-# first training alone refuted, is open as well: it was 5, 4 and 8. MAE's probe falls less each time, by 5, 2 and 7 points, and
-# its decoder lies below its encoder by .1, .5 and .8: the paper's half a unit, refuted by the training that section 5 has
-# drawn, is open over three.
+# ("In the first training" says whose best block it is: each training's own was taken, which makes falls a little too large.)
+# MoCo v3's lead in late blocks is supported over trainings, by ten points (6 to 14). SimMIM's lead in early blocks has the wrong
+# sign three times (with these two readers), and is open now, not refuted: -5, -2 and -1 points. A fall by ten points, which the
+# first training alone refuted, is open as well: it was 5, 4 and 8. MAE's probe falls less each time, by 5, 2 and 7 points, which
+# the first training supported and three leave open; its decoder lies below its encoder by .1, .5 and .8: the paper's half a
+# unit, refuted by the training that section 5 has drawn, is open over three.
 #
 # ## Exercises
 
@@ -786,16 +787,17 @@ chapter08.check_early_exit(early_exit);
 #   curve.
 # - A rise creates no information: a line on 256 pixels reads the shape about as well as on SimMIM's best block. An
 #   untrained network climbs in its first blocks too.
-# - On shapes SimMIM is best in the middle and falls, as in the paper; MoCo v3 and MAE do not fall. On photographs it gains
-#   nothing after block 1. The last block is not the place to take features from by default.
+# - On shapes SimMIM is best in the middle and falls, as in the paper; MoCo v3 and MAE fall less or not at all. On photographs
+#   it gains nothing after block 1. The last block is not the place to take features from by default.
 # - Layers speak languages of their own. A fixed reader loses much with any block left out, a fresh one may lose nothing.
 # - SimMIM works out hidden pixels in its first half, so here "the last blocks draw" does not explain its fall. MAE leaves
-#   the drawing to a decoder, and does not fall; that frequencies drop in the decoder does not show at this scale.
+#   the drawing to a decoder, and falls less; by how much frequencies drop in the decoder depends on the training.
 #
-# **Limits.** One network of each kind, unequally long trained, ten shapes, or ten classes of photographs, on an 8 × 8 grid;
-# intervals are over images. MAE and SimMIM differ in more than the decoder (mask tokens, share of hidden patches, target,
-# steps), so nothing here proves that the decoder is the reason; to show that, one would train SimMIM with decoders of
-# several depths. The paper's numbers were read off its figures; its pooling for Figure 10 was not at hand.
+# **Limits.** One network of each kind but where three trainings are shown, unequally long trained, ten shapes, or ten
+# classes of photographs, on an 8 × 8 grid; intervals are over images. MAE and SimMIM differ in more than the decoder
+# (mask tokens, share of hidden patches, target, steps), so nothing here proves that the decoder is the reason; to show
+# that, one would train SimMIM with decoders of several depths. The paper's numbers were read off its figures; its pooling
+# for Figure 10 was not at hand.
 #
 # **References.** Park et al. 2023, *What Do Self-Supervised Vision Transformers Learn?*, section 4, Figures 10 and 11.
 # Alain and Bengio 2016, *Understanding intermediate layers using linear classifier probes*. He et al. 2022 (MAE). Xie et

@@ -208,7 +208,8 @@ for entry in entries:
 # Of MoCo v3, SimMIM and MAE three trainings ship, `mocov3`, `mocov3-seed1` and so on: the same recipe with other first
 # weights, other views and another order of the images. Claims about these three alone were put to all of them ("3" in the
 # tables above). A check is then one number for each training, and its interval is that of their mean: Student's over the
-# trainings, with the interval over images added as squares (exercise 3). What would the first training alone have said?
+# trainings, with the interval over images added as squares (exercise 3). Networks of the same seed are compared; they began with the same weights. What would the
+# first training alone have said?
 #
 # **Predict, then run.** How much wider is an interval over trainings *and* images than one over images: hardly, three
 # times, or ten times?
@@ -269,21 +270,22 @@ for id, entry in repeated.items():
         print(f"{id:<10} {entry['statement']}{control}")
 
 # %% [markdown]
-# **Of what one training decided, three leave about half open, and turn nothing round.** An interval over images gave no wrong
-# sign; it gave false security. Open is not refuted, either. In most of these checks all three trainings lie on one side of
-# the margin; but three numbers say little about how far they scatter, so Student's factor is 4.3, and a check has to be much
-# the same three times to be decided.
+# **Of what one training decided, three leave about half open, and turn nothing round.** But in eight of these twenty checks
+# another training lies on the other side of the margin, where the interval over images had excluded it; in the other twelve
+# all three lie on one side. Open is not refuted: three numbers say little about how far they scatter, so Student's factor is
+# 4.3, and a check has to be much the same three times to be decided.
 #
-# Five claims stay supported. Four of them random weights pass too; that MoCo v3's heads, tokens and blocks are more alike than
-# SimMIM's (park-3) they do not. Ten claims are open that were not. Chapters 04 to 08 and 10 show the three trainings side by
-# side; the one that would have misled most is in 05, where MAE's late attention collapses in two trainings of three, and the
-# one that ships first is the third.
+# Five claims stay supported. Four of them random weights pass too (one draw of them, over images); that MoCo v3's heads, tokens
+# and blocks are more alike than SimMIM's (park-3) they do not. Ten claims are open that were not. Chapters 04 to 08 and 10 show
+# the three trainings side by side; the one that would have misled most is in 05, where MAE's late attention falls to the level
+# of random weights in two trainings of three, and the one that this course had for long is the third.
 #
 # ## 4. The same claims on photographs
 #
-# The course has a second set of networks, trained on Imagenette's photographs (chapter 04). Claims about networks that ship
-# for photographs too were put to them. Three of the six had more steps than on shapes, three fewer; all learned less. By the
-# rule above all count as trained, but without labels their probes lie only 4 to 12 points above random weights.
+# The course has a second set of networks, trained on Imagenette's photographs (chapter 04), once each. Claims about
+# networks that ship for photographs too were put to them. For shapes, this section takes the first training alone, too.
+# Three of the six had more steps than on shapes, three fewer; all learned less. By the rule above all count as trained,
+# but without labels their probes lie only 4 to 12 points above random weights.
 #
 # **Predict, then run.** For how many of these claims is the verdict the same in both worlds: most, half, or few?
 
@@ -323,14 +325,15 @@ for id, (one, other) in pairs.items():
         print(f"{id:<10} {one['statement']}; {control}")
 
 # %% [markdown]
-# Of 33 verdicts 21 stay, four turn round, and eight are open in one world. **Four answers turned round, with the same methods
-# and the same bodies.** A claim of several parts turns with one of them: late, the maps of MoCo v3's heads and its blocks
-# are more alike than SimMIM's on shapes and less alike on photographs (park-3; its tokens are more alike in both); attention
-# moves tokens more in unison in both worlds, and park-4 turns by its third check, variance between images, which on
-# photographs lies barely above 0, and much further with random weights. Thirteen single checks read *supported* in one world
-# and *not supported* in the other; five of them lie within about two half widths of the margin in one of the worlds, and
-# with so many checks some of these are chance. The others would mislead whoever takes intervals over images for intervals
-# over *worlds*. (Or over trainings: the networks of the two worlds did not come equally far.)
+# Of 33 verdicts 21 stay, four turn round, and eight are open in one world. **Four answers turned round, with the same
+# methods and the same bodies.** A claim of several parts turns with one of them: late, the maps of MoCo v3's heads and
+# its blocks are more alike than SimMIM's on shapes and less alike on photographs (park-3; its tokens are more alike in
+# both); attention moves tokens more in unison in both worlds, and park-4 turns by its third check, variance between
+# images, which on photographs lies barely above 0, and much further with random weights. Thirteen single checks read
+# *supported* in one world and *not supported* in the other; five of them lie within about two half widths of the margin
+# in one of the worlds, and with so many checks some of these are chance, and six are open over three trainings on shapes,
+# shekhar-3 among them. The others would mislead whoever takes intervals over images for intervals over *worlds*. (Or over
+# trainings: the networks of the two worlds did not come equally far.)
 #
 # **The papers differ.** Of Raghu et al.'s checks, seven of them between a ViT and a CNN, all 18 read alike; of Park
 # et al.'s two thirds; of Shekhar et al.'s, about pairs of objectives, less than a third. How uniform a ViT is beside a CNN,

@@ -3,7 +3,6 @@
 `python -m lib.analysis curves shapes/mocov3 --out x.json` writes them; chapters and claims read such files of networks whose
 weights do not ship.
 """
-import json
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from lib.analysis.attention import AttentionStatistics, HeadSimilarity, TokenSim
 from lib.analysis.fourier import Frequencies
 from lib.analysis.recording import mean_and_error, record
 from lib.errors import CourseError
+from lib.evaluation.report import read_report
 
 RESULTS = Path(__file__).parents[2] / "data" / "results" / "zoo"
 # What a curve is of -> the depth of its first point. Attention is of blocks, from 1; tokens are at depths, from 0.
@@ -50,4 +50,4 @@ def written(world: str, name: str, kind: str = "trained", folder: Path = RESULTS
     if not path.exists():
         known = sorted(p.stem.removeprefix(f"{world}-").removesuffix("-curves") for p in folder.glob(f"{world}-*-curves.json"))
         raise CourseError(f"data/results has no curves of {name!r} in world {world!r}; there are {', '.join(known) or 'none'}")
-    return json.loads(path.read_text())[kind]
+    return read_report(path, kind)[kind]

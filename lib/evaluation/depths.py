@@ -2,7 +2,6 @@
 
 Park et al. 2023, Figure 10; Raghu et al. 2021, Figures 11 and 13; Shekhar et al. 2023, on CLS against pooled tokens by block.
 """
-import json
 from pathlib import Path
 
 from torch import nn
@@ -11,6 +10,7 @@ from lib.errors import CourseError
 from lib.evaluation.features import extract_depths
 from lib.evaluation.linear import linear_probe
 from lib.evaluation.neighbors import knn_predict
+from lib.evaluation.report import read_report
 from lib.evaluation.yardsticks import share
 
 RESULTS = Path(__file__).parents[2] / "data" / "results" / "zoo"
@@ -47,4 +47,4 @@ def written(world: str, name: str, kind: str = "trained", folder: Path = RESULTS
         known = sorted(p.stem.removeprefix(f"{world}-").removesuffix("-depths") for p in folder.glob(f"{world}-*-depths.json"))
         raise CourseError(f"data/results has nothing by depth of {name!r} in world {world!r}; there are "
                           f"{', '.join(known) or 'none'}")
-    return json.loads(path.read_text())[kind]
+    return read_report(path, kind)[kind]

@@ -122,6 +122,18 @@ def write_report(path: str | Path, result: dict, *, command: str, seeds: list[in
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+def read_report(path: Path, *parts: str) -> dict:
+    """What a report holds. Raises CourseError, with the way back, if it is damaged or lacks one of the parts."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        whole = isinstance(found, dict) and all(part in found for part in parts)
+    except ValueError:
+        whole = False
+    if not whole:
+        raise CourseError(f"{path} is damaged; restore it with git checkout {path}, or delete it and measure again")
+    return found
+
+
 README = Path(__file__).resolve().parents[2] / "README.md"
 
 

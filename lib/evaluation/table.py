@@ -3,12 +3,11 @@
 `python -m lib.evaluation table --world shapes` measures every shipped checkpoint again and says where that differs from what
 was written down. `python -m lib.evaluation.table` puts what was written down into README.md.
 """
-import json
 from pathlib import Path
 
 from lib.data import open_source
 from lib.errors import CourseError
-from lib.evaluation.report import put_into_readme
+from lib.evaluation.report import put_into_readme, read_report
 from lib.evaluation.yardsticks import COUNTS, measure
 from lib.models import zoo
 from lib.training.build import from_description
@@ -26,19 +25,18 @@ TOLERANCE = 0.015          # of a share: half precision, other libraries and pro
 def written(world: str, name: str, kind: str = "trained", folder: Path = RESULTS) -> dict:
     """What data/results says of a network of a world: {"knn": {"value", "interval"}, ...}, "finetuned" if it was.
 
-    name: a checkpoint that ships, "untrained", or one that was measured only, as "hybrid-0.4" of the sweep over λ and
-    "mocov3-seed1". kind: "untrained" is its own control, a network of the same kind and pooling. Raises
-    CourseError if there is no such measurement.
+    name: a checkpoint that ships, "untrained", or one that was measured only, as "hybrid-0.4" of the sweep over λ. kind:
+    "untrained" is its own control, a network of the same kind and pooling. Raises CourseError if there is no such measurement.
     """
     stem, kind = (zoo.names(world)[0], "untrained") if name == "untrained" else (name, kind)
     path = _path(world, stem, folder)
-    found, tuned = json.loads(path.read_text())[kind], path.with_stem(f"{path.stem}-finetuned")
-    return found | ({"finetuned": json.loads(tuned.read_text())[kind]["finetuned"]} if tuned.exists() else {})
+    found, tuned = read_report(path, kind)[kind], path.with_stem(f"{path.stem}-finetuned")
+    return found | ({"finetuned": read_report(tuned, kind)[kind]["finetuned"]} if tuned.exists() else {})
 
 
 def trained_steps(world: str, name: str, folder: Path = RESULTS) -> int:
     """How many steps a measured network was trained for, by its log. Raises CourseError if there is no such measurement."""
-    return json.loads(_path(world, name, folder).read_text())["log"][-1]["step"]
+    return read_report(_path(world, name, folder), "log")["log"][-1]["step"]
 
 
 def _path(world: str, name: str, folder: Path) -> Path:
@@ -59,7 +57,7 @@ def measured(world: str, what: str, kind: str = "trained", folder: Path = RESULT
     if what not in MORE:
         raise CourseError(f"nothing is measured under the name {what!r}; there are {', '.join(MORE)}")
     paths = {name: folder / "zoo" / f"{world}-{name}-{what}.json" for name in zoo.names(world)}
-    found = {name: json.loads(path.read_text())[kind] for name, path in paths.items() if path.exists()}
+    found = {name: read_report(path, kind)[kind] for name, path in paths.items() if path.exists()}
     if not found:
         raise CourseError(f"data/results has no {what} of any network in world {world!r}; python -m lib.training.zoo --world "
                           f"{world} measures those that ship")
@@ -106,7 +104,7 @@ def table(folder: Path = RESULTS) -> str:
         parts.append(f"Checkpoints of world `{world}`:\n\n{as_markdown(found)}")
     hard = folder / "shapes-hard-supervised.json"
     if hard.exists():
-        found = json.loads(hard.read_text())
+        found = read_report(hard)
         trained, untrained = (cell(found[kind]["linear"]) for kind in ("trained", "untrained"))
         parts.append("The `hard` end of the world challenges even who has labels. Trained and measured there, the recipe of\n"
                      f"Supervised ({found['log'][-1]['step']} steps) names {trained} of the shapes by linear probe,\n"
@@ -114,7 +112,7 @@ def table(folder: Path = RESULTS) -> str:
     lines = ["| | images seen | minutes | k-NN | k-NN, untrained | linear | linear, untrained |",
              "|---|---|---|---|---|---|---|"]
     for path in sorted(folder.glob("imagenette-*.json")):
-        result = json.loads(path.read_text())
+        result = read_report(path)
         recipe = result["recipe"]
         cells = [cell(m) for probe in ("knn", "linear") for m in (result["trained"][probe], result["untrained"][probe])]
         seen = max(line["step"] for line in result["log"]) * recipe["batch_size"]

@@ -110,7 +110,9 @@ def test_a_training_that_was_not_measured_whole_is_left_out(lab, monkeypatch):
         if lab.seed == 4:
             raise NotMeasured("no file of seed 4")
         yield Check("second", 1.0, 0.9, 1.2)
-    assert measured(claim(half, networks=("simmim",)), lab)["seeds"] == [0, 1]
+    found = measured(claim(half, networks=("simmim",)), lab)
+    assert found["seeds"] == [0, 1] and found["left_out"] == {"4": "no file of seed 4"}
+    assert ledger.line(found).endswith("without seed 4: no file of seed 4")
 
 
 def test_what_came_before_something_missing_is_kept(lab):
@@ -242,9 +244,39 @@ def test_trainings_are_not_lost_either(tmp_path, lab, three, monkeypatch):
     assert table[3] == "| second, px, above 0.02 (park-1) | +0.100 | +0.300 | -0.100 | inconclusive |"
     assert lines[0].endswith(" px | 3 | inconclusive |") and lines[1].endswith("| private data |  | cannot be measured here |")
     monkeypatch.setattr(Lab, "seeds", lambda self, names: [2])
-    with pytest.raises(CourseError, match=r"park-1 cannot be measured any more with seed 1; .* keeps what it had"):
+    with pytest.raises(CourseError, match=r"park-1 cannot be measured any more with seed 1: not all .* ship; .* keeps what"):
         list(ledger.measure(["park-1"], lab, "command", path))
     assert path.read_text() == before
+
+
+def test_a_ledger_of_another_version_is_told_before_the_work(tmp_path, lab, three, monkeypatch, capsys):
+    path = tmp_path / "claims.json"
+    list(ledger.measure(["park-1"], lab, "command", path))
+    whole = json.loads(path.read_text())
+    for change in (lambda entry: entry.pop("seeds"), lambda entry: entry.update(seeds="0"), lambda entry: entry.pop("id"),
+                   lambda entry: entry["checks"][0].pop("values"), lambda entry: entry["checks"][0]["values"].append(1.0)):
+        old = json.loads(json.dumps(whole))
+        change(old["claims"][0])
+        path.write_text(json.dumps(old))
+        with pytest.raises(CourseError, match="no ledger of this version, or a damaged one; delete it"):
+            ledger.written(path)
+    before = path.read_text()
+    assert run(monkeypatch, "--id", "park-1", "--images", "64", "--out", str(path)) == 2
+    assert "no ledger of this version" in capsys.readouterr().err and path.read_text() == before
+    for nothing in ({"command": "x", "claims": [1]}, {"command": "x", "claims": None}):
+        path.write_text(json.dumps(nothing))
+        with pytest.raises(CourseError, match="no ledger of this version"):
+            ledger.written(path)
+
+
+def test_a_damaged_result_is_an_error_with_the_way_back(tmp_path):
+    (tmp_path / "zoo").mkdir()
+    for kind, text in (("-noise", '{"trained": '), ("-noise", "{}"), ("", '{"recipe": 1')):
+        path = tmp_path / "zoo" / f"shapes-mocov3{kind}.json"
+        path.write_text(text)
+        lab = Lab("shapes", results=tmp_path)
+        with pytest.raises(CourseError, match=f"{path.name} is damaged; restore it with git checkout"):
+            lab.report("mocov3", "noise") if kind else lab.undertrained(("mocov3",))
 
 
 def test_the_lab_finds_further_trainings_among_what_ships(lab):

@@ -48,8 +48,9 @@ def collect(claim: Claim, lab: Lab, networks: tuple[str, ...]) -> tuple[list[Che
 def measured(claim: Claim, lab: Lab) -> dict:
     """Everything about a claim, plain data: what it says, checks, control, verdict, and how it was made.
 
-    Where the networks of a claim ship with several seeds, "checks" and verdict are over all of them, and "first" is what the
-    first training alone would say. "reads" is what the checks alone would say, of undertrained networks too; "" where
+    Where the networks of a claim ship with several seeds, "checks" and verdict are over all of them: networks of the same seed,
+    which began with the same weights, are compared. "first" is what the first training alone would say, and "left_out" says
+    which seeds lack what was needed. "reads" is what the checks alone would say, of undertrained networks too; "" where
     something is missing.
     """
     begun = time.perf_counter()
@@ -57,22 +58,19 @@ def measured(claim: Claim, lab: Lab) -> dict:
     said |= {"world": lab.world, "images": lab.images, "networks": list(claim.networks)}
     if claim.measure is None:
         found = {"verdict": NOT_HERE, "why": claim.reason, "reads": "", "checks": [], "seeds": [], "first": None,
-                 "control": None, "others": []}
+                 "left_out": {}, "control": None, "others": []}
     else:
         checks, missing = collect(claim, lab, claim.networks)
-        trainings = {0: checks} | ({} if missing else further_trainings(claim, lab))
+        seeds = [] if missing else lab.seeds(claim.networks)
+        further = {seed: collect(claim, lab.again(seed), claim.networks) for seed in seeds}
+        trainings = {0: checks} | {seed: those for seed, (those, lacking) in further.items() if not lacking}
         found = weighed(claim, lab, trainings, missing)
+        found["left_out"] = {str(seed): lacking for seed, (_, lacking) in further.items() if lacking}
         found["first"] = weighed(claim, lab, {0: checks}) if len(trainings) > 1 else None
         found |= {"control": beside(claim, lab, claim.control) if claim.control and not missing else None,
                   "others": [beside(claim, lab, networks) for networks in claim.others if not missing]}
     return said | found | {"commit": commit(), "date": time.strftime("%Y-%m-%d"),
                            "seconds": round(time.perf_counter() - begun, 1)}
-
-
-def further_trainings(claim: Claim, lab: Lab) -> dict[int, list[Check]]:
-    """{seed: checks} of the further seeds of which all networks of a claim ship, and all that it needs was measured."""
-    found = {seed: collect(claim, lab.again(seed), claim.networks) for seed in lab.seeds(claim.networks)}
-    return {seed: checks for seed, (checks, missing) in found.items() if not missing}
 
 
 def weighed(claim: Claim, lab: Lab, trainings: dict[int, list[Check]], missing: str = "") -> dict:

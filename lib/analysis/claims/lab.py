@@ -1,6 +1,5 @@
 """What the claims are measured with: networks, images, and what was found out about them already, each computed once."""
 import copy
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from lib.evaluation.features import extract, extract_depths
 from lib.evaluation.few_shot import few_shot_probe
 from lib.evaluation.finetune import RECIPES, finetune
 from lib.evaluation.linear import fit, linear_probe
+from lib.evaluation.report import read_report
 from lib.evaluation.table import NAMES, RESULTS, written
 from lib.models import others, zoo
 from lib.training.build import from_description
@@ -110,7 +110,7 @@ class Lab:
         for name in names:
             path = self.results / "zoo" / f"{self.world}-{self.of_seed(name)}.json"
             if name != "untrained" and path.exists():
-                result = json.loads(path.read_text())
+                result = read_report(path, "recipe", "trained", "untrained")
                 if why := shortfall(result["recipe"], result["trained"], result["untrained"]):
                     found[name] = why
         return found
@@ -202,7 +202,7 @@ class Lab:
         path, key = self.file(name, f"-{kind}")
         if not path.exists():
             raise NotMeasured(f"data/results/zoo has no {path.name}")
-        return json.loads(path.read_text())[key]
+        return read_report(path, key)[key]
 
     def curve(self, name: str, quantity: str) -> dict[int, Interval]:
         """{depth: interval} of one of `lib.analysis.curves.CURVES`."""

@@ -17,6 +17,7 @@ from lib.evaluation.report import put_into_readme, write_report
 ROOT = Path(__file__).parents[3]
 LEDGER = ROOT / "data" / "results" / "claims.json"
 VERDICTS = (SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE, NOT_HERE)
+NEEDED = {"id", "world", "verdict", "why", "reads", "checks", "seeds", "first", "left_out", "control"}           # of an entry
 
 
 def chosen(ids: Iterable[str], world: str) -> list[str]:
@@ -42,7 +43,8 @@ def measure(ids: list[str], lab: Lab, command: str, path: Path = LEDGER) -> Iter
             why = new["why"].removeprefix("not measured yet: ")
             raise CourseError(f"{id} cannot be measured any more: {why}; {path} keeps what it had")
         if lost := set(old.get("seeds", [])) - set(new["seeds"]):
-            raise CourseError(f"{id} cannot be measured any more with seed {min(lost)}; {path} keeps what it had")
+            why = new["left_out"].get(str(min(lost)), "not all of its networks ship")
+            raise CourseError(f"{id} cannot be measured any more with seed {min(lost)}: {why}; {path} keeps what it had")
         known[id, lab.world] = new
         order = sorted((key for key in known if key[0] in CLAIMS), key=lambda key: (key[1], list(CLAIMS).index(key[0])))
         seeds = sorted({seed for key in order for seed in known[key]["seeds"]})
@@ -53,12 +55,17 @@ def measure(ids: list[str], lab: Lab, command: str, path: Path = LEDGER) -> Iter
 def written(path: Path = LEDGER) -> list[dict]:
     """What was measured, as `claim.measured` gives it, in the order of CLAIMS. Raises CourseError if there is no ledger."""
     try:
-        return json.loads(path.read_text())["claims"]
+        found = json.loads(path.read_text(encoding="utf-8"))["claims"]
+        whole = all(NEEDED <= set(entry) and isinstance(entry["seeds"], list)
+                    and all(len(check["values"]) == len(entry["seeds"]) for check in entry["checks"]) for entry in found)
     except FileNotFoundError:
         raise CourseError(f"{path} does not exist; python -m lib.analysis claims writes it") from None
     except (ValueError, KeyError, TypeError):
-        raise CourseError(f"{path} is no ledger, or a damaged one; delete it, and python -m lib.analysis claims writes it "
-                          "anew") from None
+        whole = False
+    if not whole:
+        raise CourseError(f"{path} is no ledger of this version, or a damaged one; delete it, and python -m lib.analysis "
+                          "claims writes it anew")
+    return found
 
 
 def of_one_training(entry: dict) -> dict:
@@ -121,7 +128,8 @@ def line(entry: dict) -> str:
     check = deciding(entry)
     ours = f"{check['text']}: {number(check)}" if check else ""
     why = entry["why"] if entry["verdict"] in (INCONCLUSIVE, NOT_HERE) else ""
-    return f"{entry['id']:<11} {entry['verdict']:<24} {'; '.join(part for part in (ours, why) if part)}"
+    without = [f"without seed {seed}: {lacking}" for seed, lacking in entry["left_out"].items()]
+    return f"{entry['id']:<11} {entry['verdict']:<24} {'; '.join(part for part in (ours, why, *without) if part)}"
 
 
 def judged(entry: dict) -> str:

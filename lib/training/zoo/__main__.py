@@ -172,6 +172,8 @@ def main() -> None:
         setattr(a, name, getattr(a, name) and list(dict.fromkeys(getattr(a, name))))              # each once
     if not 0 < a.share <= 1 or a.jobs < 1:
         raise CourseError(f"--share lies above 0 and is at most 1, and --jobs is at least 1; got {a.share} and {a.jobs}")
+    if min(a.seeds) < 0:
+        raise CourseError(f"--seeds are 0 or more, got {min(a.seeds)}")
     if not a.models and a.sweep is None:
         raise CourseError("nothing to train: name --models" + (", of which --sizes are" if a.sizes else ", or --sweep"))
     if a.world != "shapes" and set(a.models) & set(VARIANTS):
