@@ -576,13 +576,12 @@ for name, found in trainings.items():
 # *same* MoCo v3 and the same SimMIM with two more seeds of fine-tuning:
 
 # %%
-import json
-
+from lib.evaluation.report import read_report
 from lib.evaluation.table import RESULTS
 
 for name in ("mocov3", "simmim"):
     files = [RESULTS / "zoo" / f"shapes-{name}-finetuned{end}.json" for end in ("", "-again1", "-again2")]
-    values = [json.loads(file.read_text())["trained"]["finetuned"]["value"] for file in files]
+    values = [read_report(file, "trained")["trained"]["finetuned"]["value"] for file in files]
     print(f"{NAMES[name]:>8}, one training tuned three times:", *(f"{100 * value:.1f}" for value in values))
 
 # %% [markdown]

@@ -245,7 +245,7 @@ def draw_twice(points, other, title):
 # %%
 points = {paper: [(one, three) for id, one, three in both_ways if repeated[id]["paper"] == paper] for paper in papers}
 figure = draw_twice(points, "three trainings", "Three trainings bring most checks nearer to 0")
-plots.show(figure, alt="Checks as points: far from the margin with one training, most are nearer to the grey band with three.")
+plots.show(figure, alt="Checks as points: far from 0 with one training, most are nearer to it with three; none lies in an opposite corner.")
 
 # %%
 for paper in [*papers, "all"]:
@@ -278,7 +278,7 @@ for id, entry in repeated.items():
 # Five claims stay supported. Four of them random weights pass too (one draw of them, over images); that MoCo v3's heads, tokens
 # and blocks are more alike than SimMIM's (park-3) they do not. Ten claims are open that were not. Chapters 04 to 08 and 10 show
 # the three trainings side by side; the one that would have misled most is in 05, where MAE's late attention falls to the level
-# of random weights in two trainings of three, and the one that this course had for long is the third.
+# of random weights in two trainings of three, and the one that those chapters begin with is the third.
 #
 # ## 4. The same claims on photographs
 #
