@@ -13,7 +13,7 @@ from lib.evaluation.load import open_subject
 from lib.models import mixer, resnet, zoo
 from lib.training.others import __main__ as others
 from lib.training.trainer import Trainer
-from lib.training.zoo import planned
+from lib.training.zoo import in_order, planned
 
 TINY = replace(planned("shapes", "supervised", "cpu"), images=48, epochs=1, batch_size=12, image_size=32, model="vit_nano",
                log_every=1, checkpoint_every=2)
@@ -97,7 +97,7 @@ def test_from_training_to_the_zoo(model, tmp_path, monkeypatch, capsys):
     assert run(*command) == 0                                      # a finished run is evaluated again, and shipped
     entry = zoo.others(checkpoints)[f"shapes/{name}"]
     result = json.loads((tmp_path / f"results/shapes-{name}.json").read_text())
-    assert list(zoo.others(checkpoints)) == ["shapes/other", f"shapes/{name}"]
+    assert list(zoo.others(checkpoints)) == [f"shapes/{name}", "shapes/other"]
     assert zoo.names("shapes", checkpoints) == ["simmim"]
     assert entry["model"] == {"name": model, "classes": 10, "image_size": 32} | sizes and entry["seed"] == 0
     assert entry["command"].startswith(f"python -m lib.training.others {model}") and entry["recipe"]["model"] == model
@@ -116,8 +116,16 @@ def test_from_training_to_the_zoo(model, tmp_path, monkeypatch, capsys):
     (checkpoints / entry["file"]).write_bytes(before[:-3])
     with pytest.raises(CourseError, match=rf"shapes-{name}\.safetensors is damaged"):
         zoo.load(name, folder=checkpoints)
-    with pytest.raises(CourseError, match="no checkpoint 'cnn' ships for world 'shapes'; there are simmim, other, " + name):
+    with pytest.raises(CourseError, match="no checkpoint 'cnn' ships for world 'shapes'; there are simmim, " + name + ", other"):
         zoo.load("cnn", folder=checkpoints)
+
+
+def test_another_training_ships_under_a_name_of_its_own():
+    assert [others.name_of("mixer_slim", seed) for seed in (0, 1)] == ["mixer", "mixer-seed1"]
+    known = dict.fromkeys(["imagenette/resnet", "shapes/supervised-mean", "shapes/mine", "shapes/mae-seed2", "shapes/resnet-seed1",
+                           "shapes/mae-seed1", "shapes/mixer", "shapes/resnet"])
+    assert list(in_order(known)) == ["shapes/resnet", "shapes/mixer", "shapes/supervised-mean", "shapes/mine", "shapes/mae-seed1",
+                                     "shapes/mae-seed2", "shapes/resnet-seed1", "imagenette/resnet"]
 
 
 def test_outputs_are_the_networks_own(source):
@@ -141,6 +149,7 @@ def test_help_has_no_empty_defaults(capsys):
     (("resnet_nano", "--epochs", "0"), "--epochs must be at least 1, got 0"),
     (("mixer_nano", "--images", "-3"), "--images must be at least 128, a batch, got -3"),
     (("mixer_nano", "--out", ""), "--out is empty"),
+    (("mixer_nano", "--seed", "-1"), "--seed is 0 or more, got -1"),
 ])
 def test_what_cannot_be_is_named(words, said, capsys):
     assert run(*words) == 2

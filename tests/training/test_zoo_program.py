@@ -47,13 +47,14 @@ def test_the_sweep_holds_every_weight_for_every_seed():
     assert program.jobs_of(a) == []
 
 
-def test_of_some_objectives_three_trainings_ship():
+def test_of_some_networks_three_trainings_ship():
     models = [*MODELS, "supervised-mean"]
     a = argparse.Namespace(budget="gpu", models=models, seeds=[0, 1, 2, 3], sweep=[], sizes=None, share=1.0)
     for world in WORLDS:
         a.world = world
         ships = {job.name for job in program.jobs_of(a) if job.ships}
-        again = [f"{model}-seed{seed}" for model in ("mocov3", "simmim", "mae") for seed in (1, 2) if world == "shapes"]
+        again = [f"{model}-seed{seed}" for model in ("supervised", "mocov3", "simmim", "mae", "supervised-mean")
+                 for seed in (1, 2) if world == "shapes"]
         assert ships == {*models, *again}
 
 

@@ -30,7 +30,7 @@ from lib.training.checkpoint import read_export, write_atomically
 from lib.training.recipes import describe
 from lib.training.settings import SupervisedRecipe
 from lib.training.trainer import Trainer, make_optimizer
-from lib.training.zoo import WORLDS, planned
+from lib.training.zoo import WORLDS, in_order, planned
 
 RESULTS = Path(__file__).parents[3] / "data" / "results" / "zoo"
 # What a recipe says of its ViT, and of no other network. Of these a Mixer has patches alone: see the manifest's "model".
@@ -112,16 +112,16 @@ def evaluate(network: nn.Module, r: SupervisedRecipe, counts: dict[str, int] = C
 
 # --------------------------------------------------------------------------------------------------- what is kept
 
-def family(model: str) -> str:
-    """The name under which it ships: "resnet" or "mixer"."""
-    return model.split("_")[0]
+def name_of(model: str, seed: int) -> str:
+    """The name under which it ships: "resnet", "mixer", and "resnet-seed1" for another training of it."""
+    return model.split("_")[0] + (f"-seed{seed}" if seed else "")
 
 
 def pack(run: Path, result: dict, words: str, folder: Path = zoo.FOLDER) -> None:
     """Half precision into data/checkpoints, and an entry in its manifest of others."""
     known = zoo.others(folder)                                     # a damaged one is told before anything is replaced
     tensors, recipe = read_export(run / "backbone.safetensors")
-    name = f"{recipe['data']}/{family(recipe['model'])}"
+    name = f"{recipe['data']}/{name_of(recipe['model'], recipe['seed'])}"
     path = folder / f"{name.replace('/', '-')}.safetensors"
     half = {name: x.half().contiguous() if x.is_floating_point() else x for name, x in tensors.items()}
     write_atomically(path, lambda temporary: save_file(half, temporary))
@@ -134,8 +134,8 @@ def pack(run: Path, result: dict, words: str, folder: Path = zoo.FOLDER) -> None
         "device": recipe["device"], "minutes": result["training"]["minutes"], "first_loss": losses[0], "last_loss": losses[-1],
         **{name: measured["value"] for name, measured in result["trained"].items()},
     }
-    write_atomically(folder / zoo.OTHERS, lambda temporary: temporary.write_text(
-        json.dumps(known | {name: entry}, indent=1) + "\n"))
+    ordered = in_order(known | {name: entry})
+    write_atomically(folder / zoo.OTHERS, lambda temporary: temporary.write_text(json.dumps(ordered, indent=1) + "\n"))
 
 
 def minutes(run: Path, batch_size: int) -> float:
@@ -153,7 +153,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, help="to train on (default: those of the supervised ViT)")
     parser.add_argument("--epochs", type=int, help="passes over them (default: as many as that ViT made)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and views")
-    parser.add_argument("--out", help="folder of the run (default: runs/zoo/WORLD-resnet or -mixer)")
+    parser.add_argument("--out", help="folder of the run (default: runs/zoo/WORLD-resnet or -mixer, with -seedN for another)")
     parser.add_argument("--resume", action="store_true", help="continue the run in that folder")
     parser.add_argument("--ship", action="store_true", help="put the network and what was measured into data/, in the place of "
                         "those that ship (git checkout data brings them back)")
@@ -164,7 +164,9 @@ def main() -> None:
         raise CourseError(f"--epochs must be at least 1, got {a.epochs}")
     if a.out == "":
         raise CourseError("--out is empty; name a folder, such as --out runs/first")
-    name, vit = f"{a.world}-{family(a.model)}", planned(a.world, "supervised", "cpu")
+    if a.seed < 0:
+        raise CourseError(f"--seed is 0 or more, got {a.seed}")
+    name, vit = f"{a.world}-{name_of(a.model, a.seed)}", planned(a.world, "supervised", "cpu")
     out = Path(a.out or f"runs/zoo/{name}").expanduser()
     if a.images is not None and a.images < vit.batch_size:
         raise CourseError(f"--images must be at least {vit.batch_size}, a batch, got {a.images}")

@@ -16,7 +16,8 @@ SHARES = {"supervised-data3": 0.03, "supervised-data10": 0.1, "supervised-data30
 VARIANTS = ("supervised-mean", *SHARES)
 # Seeds that ship, so that claims can be put to several trainings: of all objectives the first, of these the others too.
 SEEDS = (0, 1, 2)
-TRAINED_AGAIN = {"shapes": ("mocov3", "simmim", "mae")}
+TRAINED_AGAIN = {"shapes": ("supervised", "mocov3", "simmim", "mae",
+                            "supervised-mean", "supervised-data3", "supervised-data10")}
 LAMBDAS = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)          # of the hybrid's sweep; Park et al. 2023, Fig. 12, has all but .1 and .8
 SIZES = {"gpu": ("vit_tiny", "vit_small", "vit_base"), "cpu": ("vit_thin", "vit_slim")}       # of which one ships
 WORLDS = {
@@ -59,6 +60,18 @@ def planned(world: str, model: str, budget: str = "gpu", seed: int = 0, cl_weigh
     r = recipe(model, "course", **changes | ({} if size is None else dict(model=size)))
     epochs = max(1, round(share * r.epochs))
     return replace(r, epochs=epochs, warmup_epochs=r.warmup_epochs * epochs / r.epochs)
+
+
+def in_order(known: dict[str, dict]) -> dict[str, dict]:
+    """A manifest, "world/name" -> entry: a world after the other, in each the first trainings before the further ones."""
+    worlds, names = list(WORLDS), [*MODELS, "resnet", "mixer", *VARIANTS]
+
+    def place(key: str) -> tuple:
+        world, name = key.split("/")
+        name, _, seed = name.partition("-seed")
+        return worlds.index(world), bool(seed), names.index(name) if name in names else len(names), int(seed or 0)
+
+    return {key: known[key] for key in sorted(known, key=place)}
 
 
 def _variant(name: str, r: Recipe) -> Recipe:

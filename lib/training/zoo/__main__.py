@@ -24,7 +24,7 @@ from lib.training.build import from_description
 from lib.training.checkpoint import read_export, write_atomically
 from lib.training.recipes import command, describe
 from lib.training.settings import Recipe
-from lib.training.zoo import LABELS, LAMBDAS, MODELS, SEEDS, SIZES, TRAINED_AGAIN, VARIANTS, WORLDS, planned
+from lib.training.zoo import LABELS, LAMBDAS, MODELS, SEEDS, SIZES, TRAINED_AGAIN, VARIANTS, WORLDS, in_order, planned
 
 RESULTS = Path(__file__).parents[3] / "data" / "results" / "zoo"
 LARGEST = 12_000_000                                               # bytes of a checkpoint
@@ -141,11 +141,8 @@ def pack(job: Job, runs: Path, result: dict, folder: Path = zoo.FOLDER) -> None:
         name, known = zoo.OTHERS, zoo.others(folder) if (folder / zoo.OTHERS).exists() else {}
     else:
         name, known = "manifest.json", zoo.manifest(folder) if (folder / "manifest.json").exists() else {}
-    known[f"{job.world}/{job.name}"] = entry
-    names = [*MODELS, "resnet", "mixer", *VARIANTS, *(f"{model}-seed{seed}" for model in MODELS for seed in SEEDS[1:])]
-    order = [f"{world}/{model}" for world in WORLDS for model in names if f"{world}/{model}" in known]
-    write_atomically(folder / name, lambda temporary: temporary.write_text(
-        json.dumps({key: known[key] for key in order}, indent=1) + "\n"))
+    ordered = in_order(known | {f"{job.world}/{job.name}": entry})
+    write_atomically(folder / name, lambda temporary: temporary.write_text(json.dumps(ordered, indent=1) + "\n"))
 
 
 def main() -> None:
