@@ -116,16 +116,15 @@ def test_from_training_to_the_zoo(model, tmp_path, monkeypatch, capsys):
     (checkpoints / entry["file"]).write_bytes(before[:-3])
     with pytest.raises(CourseError, match=rf"shapes-{name}\.safetensors is damaged"):
         zoo.load(name, folder=checkpoints)
-    with pytest.raises(CourseError, match="no checkpoint 'cnn' ships for world 'shapes'; there are simmim, " + name + ", other"):
+    with pytest.raises(CourseError, match=f"no checkpoint 'cnn' ships for world 'shapes'; there are simmim, {name}, other"):
         zoo.load("cnn", folder=checkpoints)
 
 
 def test_another_training_ships_under_a_name_of_its_own():
     assert [others.name_of("mixer_slim", seed) for seed in (0, 1)] == ["mixer", "mixer-seed1"]
-    known = dict.fromkeys(["imagenette/resnet", "shapes/supervised-mean", "shapes/mine", "shapes/mae-seed2", "shapes/resnet-seed1",
-                           "shapes/mae-seed1", "shapes/mixer", "shapes/resnet"])
-    assert list(in_order(known)) == ["shapes/resnet", "shapes/mixer", "shapes/supervised-mean", "shapes/mine", "shapes/mae-seed1",
-                                     "shapes/mae-seed2", "shapes/resnet-seed1", "imagenette/resnet"]
+    ordered = ["shapes/resnet", "shapes/mixer", "shapes/supervised-mean", "shapes/mine", "shapes/mae-seed1", "shapes/mae-seed2",
+               "shapes/resnet-seed1", "imagenette/resnet"]
+    assert list(in_order(dict.fromkeys(ordered[::-1]))) == ordered == list(in_order(dict.fromkeys(sorted(ordered))))
 
 
 def test_outputs_are_the_networks_own(source):
