@@ -79,7 +79,7 @@ def main(program: Callable[[], None]) -> None:
             raise SystemExit(2) from None
         if not isinstance(error, MemoryError) and "out of memory" not in str(error) and "allocate memory" not in str(error):
             raise
-        print("error: not enough memory; lower --batch-size, --image-size or --images", file=sys.stderr)
+        print("error: not enough memory; take smaller batches, smaller images or fewer of them", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

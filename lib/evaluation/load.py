@@ -46,7 +46,7 @@ def open_subject(name: str) -> Subject:
     if not Path(name).exists() and zoo.FOLDER.exists() and world in WORLDS:
         if name in (shipped := zoo.vits()):
             recipe = from_description(shipped[name]["recipe"])
-            return _ours(zoo.load(model, world), zoo.untrained(world), recipe)
+            return _ours(zoo.load(model, world), zoo.untrained(world, recipe.seed), recipe)
         if name in zoo.others():
             raise CourseError(f"{name} is no ViT, which is what is measured here; data/results/zoo/{world}-{model}.json says "
                               "how good it is")

@@ -3,7 +3,7 @@
 `data/checkpoints` holds a safetensors file for each, in half precision, and `manifest.json`, which says of each how it was
 trained, on what, and how good it is. Others ship beside the networks of the six objectives, in `manifest-others.json`: what
 Raghu et al. 2021 compare, `zoo.load("resnet")`, a CNN, `zoo.load("mixer")`, and supervised ViTs that were trained otherwise;
-and further trainings of some objectives, `zoo.load("mocov3-seed1")`.
+and further trainings of most networks of shapes, `zoo.load("mocov3-seed1")`.
 `zoo.load("mocov3-vitb16")` is an official checkpoint: see `lib.models.official`.
 """
 import hashlib

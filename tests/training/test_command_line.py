@@ -187,7 +187,7 @@ WRONG = [
 def test_wrong_arguments_of_training_get_one_line(arguments, said, capsys):
     if "not enough memory" in said:                                # the bar over all steps is there by then
         assert call(training.train, *arguments) == 2
-        assert capsys.readouterr().err.splitlines()[-1].startswith("error: not enough memory; lower --batch-size")
+        assert capsys.readouterr().err.splitlines()[-1].startswith("error: not enough memory; take smaller batches")
         return
     assert_one_line(capsys, training.train, arguments, said)
 

@@ -73,21 +73,24 @@ def test_other_sizes_differ_in_nothing_but_the_model():
 
 
 @pytest.mark.parametrize("budget", ["gpu", "cpu"])
-def test_variants_are_the_supervised_network_but_for_one_thing(budget):
-    usual = planned("shapes", "supervised", budget)
-    images = usual.images or 20_000
+@pytest.mark.parametrize(("world", "whole"), [("shapes", 20_000), ("imagenette", 9_469)])
+def test_variants_are_the_supervised_network_but_for_one_thing(budget, world, whole):
+    usual = planned(world, "supervised", budget)
+    images = usual.images or whole
     steps = usual.epochs * (images // usual.batch_size)
-    assert planned("shapes", "supervised-mean", budget) == replace(usual, pooling="mean")
+    assert planned(world, "supervised-mean", budget) == replace(usual, pooling="mean")
     for name, share in SHARES.items():
-        r = planned("shapes", name, budget)
+        if share * images < usual.batch_size:
+            with pytest.raises(CourseError, match=f"{name} of {world} has {round(share * images)} images, a batch has"):
+                planned(world, name, budget)
+            continue
+        r = planned(world, name, budget)
         assert r.images == round(share * images) and r.epochs * (r.images // r.batch_size) == pytest.approx(steps, rel=0.05)
         assert replace(r, images=usual.images, epochs=usual.epochs, warmup_epochs=usual.warmup_epochs) == usual
     assert set(VARIANTS) == {"supervised-mean", *SHARES}
 
 
-def test_variants_are_of_shapes(capsys):
-    assert run("--models", "supervised-mean", "--world", "imagenette") == 2
-    assert "are of --world shapes, got imagenette" in capsys.readouterr().err
+def test_variants_have_one_size(capsys):
     assert run("--models", "supervised-mean", "--budget", "cpu", "--sizes", "vit_thin") == 2
     assert "--sizes are of the objectives" in capsys.readouterr().err
 

@@ -6,15 +6,18 @@
 from dataclasses import replace
 
 from lib.data import LENGTHS
+from lib.data.images import KNOWN
+from lib.errors import CourseError
 from lib.training.recipes import recipe
 from lib.training.settings import Recipe
 
 MODELS = ("supervised", "mocov3", "dino", "simmim", "mae", "hybrid")
-# Supervised networks of shapes beside the six, for what Raghu et al. 2021 compare: one whose classifier reads the mean of the
+# Supervised networks beside the six, for what Raghu et al. 2021 compare: one whose classifier reads the mean of the
 # patches (Fig. 11), and some that see a share of the images, as many steps long (Figs. 4, 12 and 13).
 SHARES = {"supervised-data3": 0.03, "supervised-data10": 0.1, "supervised-data30": 0.3}
 VARIANTS = ("supervised-mean", *SHARES)
-# Seeds that ship, so that claims can be put to several trainings: of all objectives the first, of these the others too.
+# Seeds that ship, so that claims can be put to several trainings: of all networks the first, of these the others too. (Those of
+# `lib.training.others` ship under each seed that they are trained with.)
 SEEDS = (0, 1, 2)
 TRAINED_AGAIN = {"shapes": ("supervised", "mocov3", "simmim", "mae",
                             "supervised-mean", "supervised-data3", "supervised-data10")}
@@ -50,7 +53,7 @@ LABELS = {"gpu": {"shapes": 2000, "imagenette": None}, "cpu": {"shapes": 500, "i
 def planned(world: str, model: str, budget: str = "gpu", seed: int = 0, cl_weight: float | None = None,
             share: float = 1.0, size: str | None = None) -> Recipe:
     """The recipe of a checkpoint; cl_weight: another λ for the hybrid; share: of its epochs, warm-up included; size: another of
-    SIZES, with all else as it is."""
+    SIZES, with all else as it is. Raises CourseError for a share of images that is less than a batch."""
     if model in VARIANTS:
         return _variant(model, planned(world, "supervised", budget, seed, share=share))
     changes = WORLDS[world] | dict(seed=seed) | ({} if cl_weight is None else dict(cl_weight=cl_weight))
@@ -75,10 +78,12 @@ def in_order(known: dict[str, dict]) -> dict[str, dict]:
 
 
 def _variant(name: str, r: Recipe) -> Recipe:
-    """One of VARIANTS, from the recipe of the supervised network of shapes."""
+    """One of VARIANTS, from the recipe of the supervised network of its world."""
     if name == "supervised-mean":
         return replace(r, pooling="mean")
-    whole = r.images or LENGTHS["train"]
+    whole = r.images or (LENGTHS["train"] if r.data == "shapes" else next(iter(KNOWN[r.data].folders.values()))[0])
     images = round(SHARES[name] * whole)
+    if images < r.batch_size:
+        raise CourseError(f"{name} of {r.data} has {images} images, a batch has {r.batch_size}; leave it out")
     epochs = max(1, round(r.epochs * (whole // r.batch_size) / (images // r.batch_size)))
     return replace(r, images=images, epochs=epochs, warmup_epochs=r.warmup_epochs * epochs / r.epochs)

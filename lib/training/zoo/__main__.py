@@ -150,7 +150,7 @@ def main() -> None:
     parser.add_argument("--world", choices=tuple(WORLDS), default="shapes", help="what they see")
     parser.add_argument("--budget", choices=("gpu", "cpu"), default="gpu", help="course recipes, or what a CPU can do")
     parser.add_argument("--models", nargs="*", choices=(*MODELS, *VARIANTS), default=MODELS, metavar="MODEL",
-                        help=f"which of {', '.join(MODELS)} (all if left out; none with --sweep alone), and of shapes "
+                        help=f"which of {', '.join(MODELS)} (all if left out; none with --sweep alone), or of "
                              f"{', '.join(VARIANTS)}")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0],
                         help=f"of training; {', '.join(map(str, SEEDS))} ship "
@@ -173,8 +173,6 @@ def main() -> None:
         raise CourseError(f"--seeds are 0 or more, got {min(a.seeds)}")
     if not a.models and a.sweep is None:
         raise CourseError("nothing to train: name --models" + (", of which --sizes are" if a.sizes else ", or --sweep"))
-    if a.world != "shapes" and set(a.models) & set(VARIANTS):
-        raise CourseError(f"{', '.join(VARIANTS)} are of --world shapes, got {a.world}")
     if a.sizes and set(a.models) & set(VARIANTS):
         raise CourseError(f"--sizes are of the objectives, not of {', '.join(VARIANTS)}")
     if a.sizes and a.sweep is not None:
