@@ -18,7 +18,7 @@ from lib.analysis.similarity import centered, gram, linear_cka
 from lib.errors import CourseError
 from lib.evaluation.features import extract
 from lib.evaluation.few_shot import few_shot_probe
-from lib.models import others
+from lib.models import others, zoo
 
 
 @pytest.fixture
@@ -115,6 +115,24 @@ def test_a_training_that_was_not_measured_whole_is_left_out(lab, monkeypatch):
     assert ledger.line(found).endswith("without seed 4: no file of seed 4")
 
 
+def test_the_control_is_put_to_the_same_seeds(lab, monkeypatch):
+    monkeypatch.setattr(Lab, "undertrained", lambda self, names: {})
+    monkeypatch.setattr(Lab, "seeds", lambda self, names: [] if names == ("mae",) else [1, 2])
+
+    def by_seed(lab, name):
+        value = {"untrained": [-1.0, 1.0, 3.0]}.get(name, [2.0, 2.0, 2.1])[lab.seed]
+        if (name, lab.seed) == ("dino", 2):
+            raise NotMeasured("no DINO of seed 2")
+        yield Check("a", value, value - 0.1, value + 0.1)
+    found = measured(claim(by_seed, networks=("simmim",), control=("untrained",), others=(("dino",), ("mae",))), lab)
+    control, others = found["control"], found["others"]
+    assert found["verdict"] == "supported" and control["seeds"] == [0, 1, 2]
+    (check,) = control["checks"]
+    assert check["values"] == [-1.0, 1.0, 3.0] and check["value"] == 1.0 and check["low"] < 0.9  # the first is below 0
+    assert control["reads"] == "inconclusive" and ledger.control_shows(found) is False
+    assert [other["seeds"] for other in others] == [[0, 1], [0]]
+
+
 def test_what_came_before_something_missing_is_kept(lab):
     def half(lab, name):
         yield Check("first", 1.0, 0.5, 1.5)
@@ -153,9 +171,11 @@ def test_scores_come_from_results(tmp_path):
     assert lab.score("untrained-mae", "linear")[0] == 0.3
     write(tmp_path, "mocov3-seed1", trained=scored(0.6), untrained=scored(0.4))
     assert lab.again(1).score("mocov3", "linear")[0] == 0.6 and lab.score("mocov3", "linear")[0] == 0.8
-    assert lab.again(1).score("untrained-mae", "linear")[0] == 0.3 == lab.again(1).score("untrained", "linear")[0]
-    with pytest.raises(NotMeasured, match="data/results has nothing of 'mae-seed1'"):
-        lab.again(1).score("mae", "linear")
+    controls = {name: lab.again(1).score(name, "linear")[0] for name in ("untrained-mocov3", "untrained")}
+    assert controls == {"untrained-mocov3": 0.4, "untrained": 0.4}  # what was measured beside it
+    for name in ("mae", "untrained-mae"):
+        with pytest.raises(NotMeasured, match="data/results has nothing of 'mae-seed1'"):
+            lab.again(1).score(name, "linear")
 
 
 def test_the_hybrid_is_followed_through_its_depths(tmp_path):
@@ -255,7 +275,8 @@ def test_a_ledger_of_another_version_is_told_before_the_work(tmp_path, lab, thre
     list(ledger.measure(["park-1"], lab, "command", path))
     whole = json.loads(path.read_text())
     for change in (lambda entry: entry.pop("seeds"), lambda entry: entry.update(seeds="0"), lambda entry: entry.pop("id"),
-                   lambda entry: entry["checks"][0].pop("values"), lambda entry: entry["checks"][0]["values"].append(1.0)):
+                   lambda entry: entry["checks"][0].pop("values"), lambda entry: entry["checks"][0]["values"].append(1.0),
+                   lambda entry: entry.update(control={"checks": [], "missing": "", "reads": "supported"})):
         old = json.loads(json.dumps(whole))
         change(old["claims"][0])
         path.write_text(json.dumps(old))
@@ -282,13 +303,14 @@ def test_a_damaged_result_is_an_error_with_the_way_back(tmp_path):
 
 def test_the_lab_finds_further_trainings_among_what_ships(lab):
     assert 1 in lab.seeds(("mocov3",)) and 1 in lab.seeds(("mocov3", "untrained"))
-    assert lab.seeds(("untrained",)) == [] == lab.seeds(("mocov3", "supervised"))
+    assert lab.seeds(("untrained",)) == [] == lab.seeds(("mocov3", "hybrid"))
     again = lab.again(1)
     assert again.of_seed("mocov3") == "mocov3-seed1" and again.of_seed("untrained") == "untrained"
     first, second, twice = (one.network("mocov3").blocks[0].mlp.fc1.weight for one in (lab, again, lab.again(1)))
     assert torch.equal(second, twice) and not torch.equal(first, second)
     assert lab.again(0) is lab and lab.again(1) is again           # what was measured is kept
-    assert torch.equal(*(one.network("untrained").blocks[0].mlp.fc1.weight for one in (lab, again)))
+    drawn = [one.network("untrained").blocks[0].mlp.fc1.weight for one in (lab, again)]
+    assert torch.equal(drawn[0], zoo.load("untrained").blocks[0].mlp.fc1.weight) and not torch.equal(*drawn)
 
 
 def test_a_damaged_network_is_an_error_and_no_verdict(tmp_path, monkeypatch):

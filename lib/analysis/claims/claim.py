@@ -51,7 +51,7 @@ def measured(claim: Claim, lab: Lab) -> dict:
     Where the networks of a claim ship with several seeds, "checks" and verdict are over all of them: networks of the same seed,
     which began with the same weights, are compared. "first" is what the first training alone would say, and "left_out" says
     which seeds lack what was needed. "reads" is what the checks alone would say, of undertrained networks too; "" where
-    something is missing.
+    something is missing. The control is put to the same seeds: as many random networks as there are trained ones.
     """
     begun = time.perf_counter()
     said = {k: v for k, v in asdict(claim).items() if k not in ("measure", "control", "others", "networks")}
@@ -61,30 +61,40 @@ def measured(claim: Claim, lab: Lab) -> dict:
                  "left_out": {}, "control": None, "others": []}
     else:
         checks, missing = collect(claim, lab, claim.networks)
-        seeds = [] if missing else lab.seeds(claim.networks)
-        further = {seed: collect(claim, lab.again(seed), claim.networks) for seed in seeds}
-        trainings = {0: checks} | {seed: those for seed, (those, lacking) in further.items() if not lacking}
-        found = weighed(claim, lab, trainings, missing)
-        found["left_out"] = {str(seed): lacking for seed, (_, lacking) in further.items() if lacking}
+        trainings, left_out = again(claim, lab, claim.networks, checks, [] if missing else lab.seeds(claim.networks))
+        found = weighed(claim, lab, trainings, missing) | {"left_out": left_out}
         found["first"] = weighed(claim, lab, {0: checks}) if len(trainings) > 1 else None
-        found |= {"control": beside(claim, lab, claim.control) if claim.control and not missing else None,
-                  "others": [beside(claim, lab, networks) for networks in claim.others if not missing]}
+        found |= {"control": beside(claim, lab, claim.control, list(trainings)[1:]) if claim.control and not missing else None,
+                  "others": [beside(claim, lab, those, lab.seeds(those)) for those in claim.others if not missing]}
     return said | found | {"commit": commit(), "date": time.strftime("%Y-%m-%d"),
                            "seconds": round(time.perf_counter() - begun, 1)}
 
 
-def weighed(claim: Claim, lab: Lab, trainings: dict[int, list[Check]], missing: str = "") -> dict:
-    """Checks of one training or several -> their means, "values" for each seed, what they read together, and the verdict."""
+def again(claim: Claim, lab: Lab, networks: tuple[str, ...], first: list[Check], seeds: list[int],
+          ) -> tuple[dict[int, list[Check]], dict[str, str]]:
+    """-> {seed: checks} of the first training and of all further ones that have what is needed, {seed: what it lacks}."""
+    further = {seed: collect(claim, lab.again(seed), networks) for seed in seeds}
+    whole = {seed: checks for seed, (checks, lacking) in further.items() if not lacking}
+    return {0: first} | whole, {str(seed): lacking for seed, (_, lacking) in further.items() if lacking}
+
+
+def over(trainings: dict[int, list[Check]]) -> tuple[list[Check], list[dict]]:
+    """Checks of one training or several -> their means, and the same as plain data with "values", one for each seed."""
     rows = list(zip(*trainings.values(), strict=True))             # (checks, seeds)
     ends = [over_seeds([(check.value, check.low, check.high) for check in row]) for row in rows]
     checks = [replace(row[0], text=common(row), value=value, low=low, high=high)
               for row, (value, low, high) in zip(rows, ends, strict=True)]
+    return checks, [plain(check) | {"values": [c.value for c in row]} for check, row in zip(checks, rows, strict=True)]
+
+
+def weighed(claim: Claim, lab: Lab, trainings: dict[int, list[Check]], missing: str = "") -> dict:
+    """What the checks of one training or several read together, and the verdict."""
+    checks, shown = over(trainings)
     short = {label(name) + (f" of seed {seed}" if seed else ""): why for seed in trainings
              for name, why in lab.again(seed).undertrained(claim.networks).items() if not missing}
     result, why = verdict(checks, missing, short)
     return {"verdict": result, "why": why, "seeds": list(trainings) if checks else [],
-            "reads": together([check.reading for check in checks]) if checks and not missing else "",
-            "checks": [plain(check) | {"values": [c.value for c in row]} for check, row in zip(checks, rows, strict=True)]}
+            "reads": together([check.reading for check in checks]) if checks and not missing else "", "checks": shown}
 
 
 def common(row: tuple[Check, ...]) -> str:
@@ -92,10 +102,12 @@ def common(row: tuple[Check, ...]) -> str:
     return row[0].text + (" (in the first training)" if len({check.text for check in row}) > 1 else "")
 
 
-def beside(claim: Claim, lab: Lab, networks: tuple[str, ...]) -> dict:
+def beside(claim: Claim, lab: Lab, networks: tuple[str, ...], seeds: list[int]) -> dict:
     """The same checks with other networks: "reads" is what their intervals say, "" where something is missing."""
-    checks, missing = collect(claim, lab, networks)
-    return {"networks": list(networks), "checks": [plain(check) for check in checks], "missing": missing,
+    first, missing = collect(claim, lab, networks)
+    trainings, _ = again(claim, lab, networks, first, [] if missing else seeds)
+    checks, shown = over(trainings)
+    return {"networks": list(networks), "seeds": list(trainings) if checks else [], "checks": shown, "missing": missing,
             "undertrained": lab.undertrained(networks),
             "reads": "" if missing else together([check.reading for check in checks])}
 

@@ -47,8 +47,8 @@ class Images(Loaded):
 class Lab:
     """A world's networks on its validation images. Nothing is computed before it is asked for, and nothing twice.
 
-    Its networks are those of the first training, seed 0; `again` gives another's. Raises CourseError for a world without
-    networks, and for fewer than 64 images.
+    Its networks are those of the first training, seed 0; `again` gives another's, and random weights drawn with its seed.
+    Raises CourseError for a world without networks, and for fewer than 64 images.
     """
 
     def __init__(self, world: str = "shapes", images: int = 256, results: Path = RESULTS):
@@ -74,8 +74,9 @@ class Lab:
                 and all(f"{self.world}/{self.again(seed).of_seed(name)}" in known for name in trained)]
 
     def of_seed(self, name: str) -> str:
-        """What a network is called where further seeds have names of their own; controls have no seeds."""
-        return f"{name}-seed{self.seed}" if self.seed and not name.startswith("untrained") else name
+        """What a network is called where further seeds have names of their own. "untrained" is one for all seeds, whose weights
+        are drawn with each."""
+        return f"{name}-seed{self.seed}" if self.seed and name != "untrained" else name
 
     def once(self, key: tuple, make):
         if key not in self.kept:
@@ -93,11 +94,13 @@ class Lab:
         Raises NotMeasured where none ships, and CourseError where one is damaged.
         """
         known, shipped = zoo.manifest() | zoo.others(), self.of_seed(name).removeprefix("untrained-")
-        if name != "untrained" and f"{self.world}/{shipped}" not in known:
+        if shipped != "untrained" and f"{self.world}/{shipped}" not in known:
             raise NotMeasured(f"no checkpoint {shipped!r} ships for world {self.world!r}")
         if name.startswith("untrained-"):
             model = known[f"{self.world}/{shipped}"]["model"]["name"]
-            return self.once(("network", name), lambda: others.untrained(model, self.source().all_images))
+            return self.once(("network", name), lambda: others.untrained(model, self.source().all_images, self.seed))
+        if name == "untrained":
+            return self.once(("network", name), lambda: zoo.untrained(self.world, self.seed))
         return self.once(("network", name), lambda: zoo.load(shipped, self.world).eval())
 
     def source(self, split: str = "val", images: int | None = None) -> Loaded:
@@ -182,8 +185,8 @@ class Lab:
         """Where data/results has a network, and under which key: "untrained-x" is the control that was measured beside x, and
         "untrained" that of the first network with such a file."""
         folder, control = self.results / "zoo", name.startswith("untrained")
-        names = self.shipped if name == "untrained" else [self.of_seed(name).removeprefix("untrained-")]
-        paths = [folder / f"{self.world}-{n}{kind}.json" for n in names]
+        names = self.shipped if name == "untrained" else [name.removeprefix("untrained-")]
+        paths = [folder / f"{self.world}-{self.of_seed(n)}{kind}.json" for n in names]
         return next((path for path in paths if path.exists()), paths[0]), "untrained" if control else "trained"
 
     def score(self, name: str, yardstick: str) -> Interval:

@@ -56,8 +56,9 @@ def written(path: Path = LEDGER) -> list[dict]:
     """What was measured, as `claim.measured` gives it, in the order of CLAIMS. Raises CourseError if there is no ledger."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["claims"]
-        whole = all(NEEDED <= set(entry) and isinstance(entry["seeds"], list)
-                    and all(len(check["values"]) == len(entry["seeds"]) for check in entry["checks"]) for entry in found)
+        whole = all(NEEDED <= set(entry) and all(
+            isinstance(those["seeds"], list) and all(len(check["values"]) == len(those["seeds"]) for check in those["checks"])
+            for those in (entry, entry["control"] or entry)) for entry in found)
     except FileNotFoundError:
         raise CourseError(f"{path} does not exist; python -m lib.analysis claims writes it") from None
     except (ValueError, KeyError, TypeError):

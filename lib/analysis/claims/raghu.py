@@ -243,7 +243,7 @@ def kept_when_tuned(lab: Lab, name: str) -> Iterator[Check]:
     yield Check("blocks 1 to 4 stay more as they were than blocks 9 to 12", *change, "CKA")
 
 
-JFT = "shares of a procedural world, on which all train for as many steps, instead of JFT-300M, which is private, and ImageNet"
+JFT = "shares of the images of one world, all trained for as many steps, instead of JFT-300M, which is private, and ImageNet"
 LESS = ("supervised-data10", "supervised-data3")
 LARGE = "ViT-B/32 to H/14 and ResNet-50 to 152x2, pre-trained on JFT-300M or ImageNet-21k"
 VIT, CNN, POOLED = "supervised", "resnet", "supervised-mean"
@@ -279,13 +279,13 @@ CLAIMS = [
           without_middle, stand_in="three blocks on easy shapes, eight seeds"),
     Claim("raghu-9", PAPER, "9", "tokens of a ViT's last block still stand for their place", "localization by CKA",
           "ViT with CLS above ResNet-50 and above a ViT with pooled tokens", LARGE, localized, (VIT, CNN, POOLED),
-          ("untrained", CNN, POOLED)),
+          ("untrained", CNN, POOLED), worlds=BOTH),
     Claim("raghu-10", PAPER, "11", "single tokens of pooled ViTs know the class, those of CLS models do not",
           "probe of one token",
           "pooled ViT at or above ResNet, far above CLS models", LARGE, single_tokens, (POOLED, VIT, CNN),
-          ("untrained", VIT, CNN)),
+          ("untrained", VIT, CNN), worlds=BOTH),
     Claim("raghu-11", PAPER, "11", "in a pooled ViT the first token ends as good as all of them", "probes by block",
-          "equal in the last layer, far worse early", LARGE, first_token, (POOLED,), ("untrained",)),
+          "equal in the last layer, far worse early", LARGE, first_token, (POOLED,), ("untrained",), worlds=BOTH),
     Claim("raghu-12", PAPER, "11", "in a CLS model, pooled patches keep up until the last layers", "probes by block",
           "equal until late, then CLS ahead", LARGE, cls_or_mean, (VIT,), ("untrained",), worlds=BOTH),
     Claim("raghu-13", PAPER, "12", "a tenth of the data teaches the low layers, not the high ones",
@@ -293,12 +293,13 @@ CLAIMS = [
           "low layers alike at 3 to 10 %, high ones not", LARGE, low_layers_first, (VIT, *LESS), ("untrained", *LESS),
           stand_in=JFT),
     Claim("raghu-14", PAPER, "13", "more pre-training data helps the middle layers most", "probes by block",
-          "30 points between JFT and ImageNet for L/16 and H/14", LARGE, data_in_the_middle, (VIT, LESS[0]), stand_in=JFT),
+          "30 points between JFT and ImageNet for L/16 and H/14", LARGE, data_in_the_middle, (VIT, LESS[0]), worlds=BOTH,
+          stand_in=JFT),
     Claim("raghu-15", PAPER, "G.1", "fine-tuning leaves the first blocks as they were", "CKA before and after fine-tuning",
           "the first four or five blocks preserved", "seven downstream tasks from ImageNet-21k", kept_when_tuned, ("mae",),
           ("untrained",), worlds=BOTH, stand_in="MAE instead of a supervised ViT, fine-tuned on 500 labels of its own world"),
     Claim("raghu-16", PAPER, "H.2", "an MLP-Mixer is more like a ViT than like a ResNet", "CKA of all pairs",
           "closer to the ViT", "Mixer-L/16, ViT-L/16 and ResNet-50, trained alike", between, ("mixer", POOLED, CNN),
-          ("untrained-mixer", "untrained", "untrained-resnet"), (("mixer", VIT, CNN),),
-          stand_in="a ViT that is read by the mean, as the other two are; the CNN had a quarter of their epochs"),
+          ("untrained-mixer", "untrained", "untrained-resnet"), (("mixer", VIT, CNN),), worlds=BOTH,
+          stand_in="a ViT that is read by the mean, as the other two are; on shapes the CNN had a quarter of their epochs"),
 ]
