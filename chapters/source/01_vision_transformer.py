@@ -33,7 +33,7 @@ from lib.viz import plots
 
 plots.style()
 torch.set_grad_enabled(False)  # nothing is trained in this chapter
-torch.set_num_threads(1)  # the order of a sum, so its last digits, stays the same
+torch.set_num_threads(min(2, torch.get_num_threads()))  # more would not pay, and a shared machine has other guests
 
 # %% [markdown]
 # ## 1. Patches: an image becomes a sentence

@@ -24,7 +24,7 @@ from lib.training.recipes import recipe
 from lib.viz import plots
 
 plots.style()
-torch.set_num_threads(1);
+torch.set_num_threads(min(2, torch.get_num_threads()));
 
 # %% [markdown]
 # One thread, so that sums come in the same order every time. Numbers after the sign ≈ come from networks trained in this

@@ -27,7 +27,7 @@ from lib.models import zoo
 from lib.viz import plots
 
 plots.style()
-torch.set_num_threads(1);
+torch.set_num_threads(min(2, torch.get_num_threads()));
 
 # %% [markdown]
 # Numbers after the sign ≈ come from trained networks; their last digits may differ between processors.

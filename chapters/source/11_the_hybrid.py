@@ -23,7 +23,7 @@ from lib.training.recipes import recipe
 from lib.viz import plots
 
 plots.style()
-torch.set_num_threads(1);
+torch.set_num_threads(min(2, torch.get_num_threads()));
 
 # %% [markdown]
 # ## 1. Two losses, one body

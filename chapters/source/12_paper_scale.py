@@ -25,7 +25,7 @@ from lib.models.vit import SIZES, ViT
 from lib.viz import plots
 
 plots.style()
-torch.set_num_threads(1);
+torch.set_num_threads(min(2, torch.get_num_threads()));
 
 # %% [markdown]
 # Numbers after the sign ≈ come from trained or random networks; their last digits may differ between processors.

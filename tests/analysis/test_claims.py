@@ -49,7 +49,7 @@ def test_every_row_of_the_papers_is_there_once():
 def test_a_claim_is_put_to_its_networks_and_to_its_control(lab):
     found = measured(claim(above, networks=("simmim",), control=("untrained",), others=(("mae",),)), lab)
     assert found["verdict"] == "supported" and found["checks"][0]["reading"] == "supported"
-    assert found["control"]["reads"] == "not supported" and ledger.control_shows(found) is False
+    assert found["control"]["reads"] == "not supported" == ledger.control_reads(found)
     assert [other["reads"] for other in found["others"]] == ["inconclusive"]
     json.dumps(found)
 
@@ -129,7 +129,8 @@ def test_the_control_is_put_to_the_same_seeds(lab, monkeypatch):
     assert found["verdict"] == "supported" and control["seeds"] == [0, 1, 2]
     (check,) = control["checks"]
     assert check["values"] == [-1.0, 1.0, 3.0] and check["value"] == 1.0 and check["low"] < 0.9  # the first is below 0
-    assert control["reads"] == "inconclusive" and ledger.control_shows(found) is False
+    assert control["reads"] == "inconclusive" == ledger.control_reads(found)
+    assert ledger.judged(found) == "**supported** (untrained: open)"
     assert [other["seeds"] for other in others] == [[0, 1], [0]]
 
 

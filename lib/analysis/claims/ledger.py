@@ -90,11 +90,9 @@ def deciding(entry: dict) -> dict | None:
     return next((c for c in entry["checks"] if c["reading"] == entry["reads"]), next(iter(entry["checks"]), None))
 
 
-def control_shows(entry: dict) -> bool | None:
-    """Does the untrained control pass all checks that the claim's networks were put to? None where there is no control."""
-    if not entry["control"] or entry["control"]["missing"]:
-        return None
-    return entry["control"]["reads"] == SUPPORTED
+def control_reads(entry: dict) -> str:
+    """What the checks say with untrained networks, SUPPORTED if those pass all of them; "" where there is no control."""
+    return entry["control"]["reads"] if entry["control"] else ""
 
 
 def digits(numbers: Iterable[float]) -> int:
@@ -137,7 +135,8 @@ def judged(entry: dict) -> str:
     """A verdict in Markdown, with what has to be said beside it."""
     if deciding(entry) and entry["verdict"] != entry["reads"]:
         return f"{entry['verdict']} ({entry['why']})"              # the checks speak, but a network is undertrained
-    note = " (untrained too)" if control_shows(entry) and entry["verdict"] == SUPPORTED else ""
+    notes = {SUPPORTED: " (untrained too)", INCONCLUSIVE: " (untrained: open)"}
+    note = notes.get(control_reads(entry), "") if entry["verdict"] == SUPPORTED else ""
     return (f"**{entry['verdict']}**" if entry["verdict"] in (SUPPORTED, NOT_SUPPORTED) else entry["verdict"]) + note
 
 
