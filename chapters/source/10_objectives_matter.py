@@ -431,7 +431,7 @@ for shift, (world, color) in zip((-0.15, 0.15), {"shapes": "#0072B2", "imagenett
         check, control = claims[id]["checks"][number], claims[id]["control"]["checks"][number]
         axis.plot([check["low"], check["high"]], [row + shift] * 2, color=color, lw=2)
         axis.plot(check["value"], row + shift, "o", color=color, label=None if row else world.replace("imagenette", "photographs"))
-        axis.plot(control["value"], row + shift, "x", color=color, label="random weights" if (row, shift) == (0, 0.15) else None)
+        axis.plot(control["values"][0], row + shift, "x", color=color, label="random weights" if (row, shift) == (0, 0.15) else None)
 axis.axvline(0, color="black", lw=1)
 axis.set(yticks=range(3), yticklabels=sentences.values(), ylabel="the paper's sentence",
          xlabel="difference of CKA, 95 % interval over minibatches (n = 512)")
