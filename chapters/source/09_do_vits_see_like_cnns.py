@@ -639,15 +639,16 @@ for share, name in shares.items():
 
 # %%
 def same_block(first, second):
-    """CKA of each block with the same block of the other network: (12,)."""
-    return heat_map(by_share[first], by_share[second]).diagonal()
+    """CKA of each block with the same block of another network: (12,)."""
+    return heat_map(first, second).diagonal()
 
 
 starts = [(0, 1), (0, 2), (1, 2)]
-lines = {"all and all, other starts": [same_block(("all", j), ("all", k)) for j, k in starts],
-         "all and a tenth, same start": [same_block(("all", k), ("a tenth", k)) for k in range(3)],
-         "all and 3 %, same start": [same_block(("all", k), ("3 %", k)) for k in range(3)],
-         "all and 3 %, other starts": [same_block(("all", j), ("3 %", k)) for j, k in starts]}
+everything, tenth, little = ([by_share[share, k] for k in range(3)] for share in shares)
+lines = {"all and all, other starts": [same_block(everything[j], everything[k]) for j, k in starts],
+         "all and a tenth, same start": [same_block(everything[k], tenth[k]) for k in range(3)],
+         "all and 3 %, same start": [same_block(everything[k], little[k]) for k in range(3)],
+         "all and 3 %, other starts": [same_block(everything[j], little[k]) for j, k in starts]}
 
 # %%
 figure, axis = plt.subplots(figsize=(6, 3.2))
