@@ -375,11 +375,12 @@ for name, pairs in every_pair.items():
 plots.show(figure, alt="Likeness of every pair as a dot: trainings of one objective are most alike, MoCo v3 lies beside DINO about where it lies beside MAE.")
 
 # %% [markdown]
-# **Trainings of one objective are far more alike than any two objectives**: without the pixels .7 to .9, against .4 at most. So
-# much an objective decides. **A family does not show from MoCo v3's side**: beside DINO its three trainings lie about where they
-# lie beside MAE. From DINO's side every MoCo v3 is nearer than any masked network; but there is one DINO, and it is mostly like
-# random weights. The two masked objectives are as far from each other as each is from MoCo v3. Of two different objectives MoCo
-# v3 and MAE are the most alike as they are, because both keep the pixels (section 1); without these, that too is gone.
+# **Trainings of one objective are far more alike than any two objectives**: without the pixels .7 to .9, against .4 at
+# most. So much an objective decides. **A family does not show from MoCo v3's side**: beside DINO its three trainings lie
+# about where they lie beside MAE. From DINO's side every MoCo v3 is nearer than any masked network; but there is one
+# DINO, and it is mostly like random weights. The two masked objectives are as far from each other as each is from MoCo
+# v3. Of two different objectives MoCo v3 and MAE are the most alike as they are, because both keep the pixels (section
+# 1); without these, that too is gone.
 #
 # ## 3. Which part of a block?
 #
@@ -903,7 +904,8 @@ display(Markdown(ledger.over_trainings([entries[id] for id in ("shekhar-3", "she
 # three trainings agree on: norm and QKV are less alike in blocks 5 to 7 than at the beginning; the MLP's first layer there is
 # *not* more alike than they are, against the paper, and stays above .5 through block 10; MoCo v3 gathers more in CLS than MAE
 # does; and fine-tuning MAE brings the two together more than fine-tuning MoCo v3 does. Random weights in MoCo v3's place show
-# all of this too, except that CLS gathers more.
+# the first two as clearly. The MLP's first layer stays above .5 with all three draws of them as well, but lower each time; the
+# last is so for all three too, and their scatter leaves it open. That CLS gathers more they do not show.
 #
 # ## Exercises
 #
