@@ -566,11 +566,12 @@ for name, found in trainings.items():
 
 # %% [markdown]
 # Fine-tuned, three trainings of one objective lie six or seven (MoCo v3, SimMIM) and eleven (MAE) points apart, where the
-# interval over images says one to either side. By linear probe they lie two to three points apart, by k-NN three to eight. Those
-# that were told the labels lie within two, by each yardstick. What of the table above survives? By linear probe every SimMIM stays ten points below the others, and **MoCo v3 and MAE cannot be
-# put in order**. Fine-tuned, every SimMIM is behind every MoCo v3, by anything between 1 and 14 points. MAE is ahead of the MoCo
-# v3 of its own seed (which began with the same weights) by 6, 1 and 4 points, but the second MAE lies below the other two MoCo
-# v3s: that order is open.
+# interval over images says one to either side. By linear probe they lie one and a half to three points apart, by k-NN
+# three to eight. Those that were told the labels lie within two, by each yardstick. What of the table above survives? By
+# linear probe every SimMIM stays ten points below the others, and **MoCo v3 and MAE cannot be put in order**. Fine-tuned,
+# every SimMIM is behind every MoCo v3, by anything between 1 and 14 points. MAE is ahead of the MoCo v3 of its own seed
+# (which began with the same weights) by 6, 1 and 4 points, but the second MAE lies below the other two MoCo v3s: that
+# order is open.
 #
 # Is it the training, or the fine-tuning, which has a random start of its own (the new head) and an order of its own? Tune the
 # *same* MoCo v3 and the same SimMIM with two more seeds of fine-tuning:
@@ -719,7 +720,7 @@ chapter04.check_mean_iou(mean_iou);
 #   directions, the brightness of the ground and the size of the object, drown the rest. Whitening brings it back.
 # - Fine-tuning asks what a network can become, dense prediction what single tokens know.
 # - A yardstick that the untrained network nearly fills cannot rank anything.
-# - An interval over images says nothing of other trainings: three of one objective differ by two to eleven points.
+# - An interval over images says nothing of other trainings: three of one objective differ by one to eleven points.
 #
 # **Limits.** One training each of DINO, of the hybrid and of all on photographs, and few steps on a CPU: a method that learns
 # slowly, as DINO does, looks poor. 500 labels to fine-tune, 1,000 on photographs. No claim about ImageNet follows.

@@ -184,10 +184,10 @@ plots.show(figure, alt="Three lines each: MoCo v3 falls to -3 and lower, SimMIM 
 # above it. MoCo v3 falls in all three, where Park et al. draw a rise from block 1 to 10. How high SimMIM ends is the training's
 # own: the third one rises from depth 6 to 10.
 #
-# **MAE stays high in one training of three.** The other two turn down in their last five blocks and end as low as random weights,
-# or lower. They are the two whose last blocks collapse (chapter 05, section 6), as every MoCo v3's do. A likely reason: a map
-# that is the same for all queries adds the same to all tokens, which raises the constant and nothing else. "Masked networks stay
-# high" holds for SimMIM here; of MAE, one training had it.
+# **MAE stays high in one training of three.** The other two turn down in their last five blocks and end as low as random
+# weights, or lower. They are the two whose last blocks collapse (chapter 05, section 6), as every MoCo v3's do. A likely
+# reason: a map that is the same for all queries adds the same to all tokens, which raises the constant and nothing else.
+# "Masked networks stay high" holds for SimMIM here; of MAE, one training had it.
 #
 # ### On photographs
 #
@@ -206,11 +206,11 @@ axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 plots.show(figure, alt="Curves by depth on photographs: MAE stays highest, SimMIM falls early and ends level with untrained, MoCo v3 ends lowest.")
 
 # %% [markdown]
-# MoCo v3 ends lowest again, DINO and the hybrid before it, as on shapes. It begins above the control, falls from block 2 on
-# and is below it from block 4. From block 2 on MAE is highest. But SimMIM, which on shapes ends just above MAE, falls in
-# its first blocks, lies *below* random weights as far as block 9, and ends where they do: it does not keep high frequencies
-# better than a network that has learned nothing. "CL low" shows in both worlds, "MIM high" here for MAE alone, and on shapes for
-# SimMIM and one MAE of three.
+# MoCo v3 ends lowest again, DINO and the hybrid before it, as on shapes. It begins above the control, falls from block 2
+# on and is below it from block 4. From block 2 on MAE is highest. But SimMIM, which on shapes ends just above MAE, falls
+# in its first blocks, lies *below* random weights as far as block 9, and ends where they do: it does not keep high
+# frequencies better than a network that has learned nothing. "CL low" shows in both worlds, "MIM high" here for MAE
+# alone, and on shapes for SimMIM and one MAE of three.
 #
 # ### What a constant does
 #
@@ -638,11 +638,11 @@ entries = ledger.of_world(ledger.written(), "shapes")
 display(Markdown(ledger.over_trainings([entries[id] for id in ("park-5", "park-6", "park-7")])))
 
 # %% [markdown]
-# One thing is refuted: that MoCo v3's high frequencies rise. That SimMIM has more of them after *every* block, and loses some in
-# the last, the first training alone had refuted; over three both are open. That MoCo v3 goes by shape more is as open as before:
-# three differences within two points of 0. **That high-frequency noise costs SimMIM more was *supported* by the first training
-# and is open now**, though the sign is the same three times: 11, 7 and 16 points are too far apart for three numbers to say how
-# far their mean is from 0 (Student's factor for three is 4.3).
+# One thing is refuted: that MoCo v3's high frequencies rise. That SimMIM has more of them after *every* block, and loses
+# some in the last, the first training alone had refuted; over three both are open. That MoCo v3 goes by shape more is as
+# open as before: three differences within two points of 0. **That high-frequency noise costs SimMIM more was *supported*
+# by the first training and is open now**, though the sign is the same three times: 11, 7 and 16 points are too far apart
+# for three numbers to say how far their mean is from 0 (Student's factor for three is 4.3).
 #
 # ## Exercises
 #

@@ -600,10 +600,10 @@ plots.show(figure, alt="Delta log amplitude through encoder and decoder of MAE: 
 
 # %% [markdown]
 # In the paper the decoder lies about a unit below the encoder: less of the highest frequency, which the authors connect
-# with the blur. **In this training that does not show** (of two more, section 6): our decoder lies above the encoder's last block and a tenth of a unit below
-# its mean. A unit lower lies the *untrained* decoder, so a low value by itself is no sign of learning. Ours has two narrow
-# blocks on an 8 × 8 grid and theirs eight wide ones on 14 × 14, so this says little about theirs. What agrees is the end of
-# the encoder: it falls before it hands over.
+# with the blur. **In this training that does not show** (of two more, section 6): our decoder lies above the encoder's
+# last block and a tenth of a unit below its mean. A unit lower lies the *untrained* decoder, so a low value by itself is
+# no sign of learning. Ours has two narrow blocks on an 8 × 8 grid and theirs eight wide ones on 14 × 14, so this says
+# little about theirs. What agrees is the end of the encoder: it falls before it hands over.
 #
 # ## 6. What held here
 #
@@ -661,12 +661,12 @@ entries = ledger.of_world(ledger.written(), "shapes")
 display(Markdown(ledger.over_trainings([entries[id] for id in ("park-8", "park-9")])))
 
 # %% [markdown]
-# ("In the first training" says whose best block it is: each training's own was taken, which makes falls a little too large.)
-# MoCo v3's lead in late blocks is supported over trainings, by ten points (6 to 14). SimMIM's lead in early blocks has the wrong
-# sign three times (with these two readers), and is open now, not refuted: -5, -2 and -1 points. A fall by ten points, which the
-# first training alone refuted, is open as well: it was 5, 4 and 8. MAE's probe falls less each time, by 5, 2 and 7 points, which
-# the first training supported and three leave open; its decoder lies below its encoder by .1, .5 and .8: the paper's half a
-# unit, refuted by the training that section 5 has drawn, is open over three.
+# ("In the first training" says whose best block it is: each training's own was taken, which makes falls a little too
+# large.) MoCo v3's lead in late blocks is supported over trainings, by ten points (6 to 14). SimMIM's lead in early
+# blocks has the wrong sign three times (with these two readers), and is open now, not refuted: -5, -2 and -1 points. A
+# fall by ten points, which the first training alone refuted, is open as well: it was 5, 4 and 8. MAE's probe falls less
+# each time, by 5, 2 and 7 points, which the first training supported and three leave open; its decoder lies below its
+# encoder by .1, .5 and .8: the paper's half a unit, refuted by the training that section 5 has drawn, is open over three.
 #
 # ## Exercises
 

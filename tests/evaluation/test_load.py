@@ -10,6 +10,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from lib.data.views import normalize
 from lib.errors import CourseError
 from lib.evaluation import load
+from lib.models import zoo
 
 NAME = "vit_tiny_patch16_224"
 
@@ -96,6 +97,13 @@ def test_a_name_that_timm_does_not_know(hub, monkeypatch, name):
     with pytest.raises(CourseError, match=f"timm cannot make '{name}'"):
         load.open_subject(f"timm:{name}")
     assert hub.asked == []
+
+
+def test_the_control_of_a_further_training_is_drawn_with_its_seed():
+    controls = [load.open_subject(f"shapes/{name}").untrained for name in ("mocov3", "mocov3-seed1")]
+    first, again = (control.blocks[0].mlp.fc1.weight for control in controls)
+    drawn = [zoo.untrained("shapes", seed).blocks[0].mlp.fc1.weight for seed in (0, 1)]
+    assert torch.equal(first, drawn[0]) and torch.equal(again, drawn[1]) and not torch.equal(*drawn)
 
 
 def test_the_real_client_gives_up_soon(monkeypatch, tmp_path):
