@@ -53,8 +53,7 @@ def test_of_some_networks_three_trainings_ship():
     for world in WORLDS:
         a.world = world
         ships = {job.name for job in program.jobs_of(a) if job.ships}
-        again = [f"{model}-seed{seed}" for model in ("supervised", "mocov3", "simmim", "mae", "supervised-mean")
-                 for seed in (1, 2) if world == "shapes"]
+        again = [f"{model}-seed{seed}" for model in models for seed in (1, 2) if world == "shapes"]
         assert ships == {*models, *again}
 
 

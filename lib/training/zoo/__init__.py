@@ -16,11 +16,10 @@ MODELS = ("supervised", "mocov3", "dino", "simmim", "mae", "hybrid")
 # patches (Fig. 11), and some that see a share of the images, as many steps long (Figs. 4, 12 and 13).
 SHARES = {"supervised-data3": 0.03, "supervised-data10": 0.1, "supervised-data30": 0.3}
 VARIANTS = ("supervised-mean", *SHARES)
-# Seeds that ship, so that claims can be put to several trainings: of all networks the first, of these the others too. (Those of
-# `lib.training.others` ship under each seed that they are trained with.)
+# Seeds that ship, so that claims can be put to several trainings: of all networks the first, of these the others too.
+# (Those of `lib.training.others` ship under each seed that they are trained with.)
 SEEDS = (0, 1, 2)
-TRAINED_AGAIN = {"shapes": ("supervised", "mocov3", "simmim", "mae",
-                            "supervised-mean", "supervised-data3", "supervised-data10")}
+TRAINED_AGAIN = {"shapes": (*MODELS, "supervised-mean", "supervised-data3", "supervised-data10")}
 LAMBDAS = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)          # of the hybrid's sweep; Park et al. 2023, Fig. 12, has all but .1 and .8
 SIZES = {"gpu": ("vit_tiny", "vit_small", "vit_base"), "cpu": ("vit_thin", "vit_slim")}       # of which one ships
 WORLDS = {
