@@ -208,19 +208,13 @@ for reads, words in (("supported", "random weights pass"), ("inconclusive", "ope
 # weights, for each seed?
 
 # %%
-from lib.analysis.claims.intervals import over_seeds
-from lib.analysis.claims.verdict import reading
-
 for entry in entries:
-    if entry["verdict"] == "supported" and entry["control"] and len(entry["control"]["seeds"]) == 3:
-        for check, random in zip(entry["checks"], entry["control"]["checks"]):
-            more = [a - b for a, b in zip(check["values"], random["values"])]
-            value, low, high = over_seeds([(m, m, m) for m in more])
-            said = {"supported": "higher", "not supported": "lower", "inconclusive": "open"}[reading(low, high)]
-            print(f"{entry['id']:<11} {check['text'][:64]:<65}", *(f"{m:+.2f}" for m in more), f" {said}")
+    if entry["verdict"] == "supported" and len(entry["seeds"]) == 3:
+        for check in ledger.gained(entry):
+            print(f"{entry['id']:<11} {check['text'][:64]:<65}", *(f"{value:+.2f}" for value in check["values"]), f" {check['says']}")
 
 # %% [markdown]
-# *Higher* and *lower* are by Student's interval over the three differences; both networks of a difference saw the same
+# *More* and *less* are by Student's interval over the three differences; both networks of a difference saw the same
 # images. **Of these fourteen checks five come out higher with training.** MoCo v3's attention is more collapsed in blocks
 # 11 and 12 than that of random weights, and falls to it from its earlier blocks; its tokens are more alike, and its
 # blocks; and a trained ViT has later blocks to which the CNN's upper half goes. One comes out lower: heads are more alike

@@ -130,8 +130,40 @@ def test_the_control_is_put_to_the_same_seeds(lab, monkeypatch):
     (check,) = control["checks"]
     assert check["values"] == [-1.0, 1.0, 3.0] and check["value"] == 1.0 and check["low"] < 0.9  # the first is below 0
     assert control["reads"] == "inconclusive" == ledger.control_reads(found)
-    assert ledger.judged(found) == "**supported** (untrained: open)"
+    assert ledger.judged(found) == "**supported** (untrained: open; training: 1 open)"
     assert [other["seeds"] for other in others] == [[0, 1], [0]]
+
+
+def with_control(trained, random, seeds=(0, 1, 2), others=(0, 1, 2), missing=""):
+    """An entry of one check, the value of each training and of each draw of random weights, half an interval .1 each."""
+    def weighed(values, seeds):
+        value = sum(values) / len(values)
+        return {"seeds": list(seeds), "reads": "supported", "missing": missing,
+                "checks": [{"text": "a", "values": list(values), "value": value, "low": value - 0.1, "high": value + 0.1}]}
+    return weighed(trained, seeds) | {"control": weighed(random, others)}
+
+
+def test_what_training_adds_is_taken_by_seed():
+    (found,) = ledger.gained(with_control((1.0, 2.0, 3.0), (0.4, 1.5, 2.6)))     # apart they scatter, their differences do not
+    assert found["values"] == pytest.approx([0.6, 0.5, 0.4]) and found["says"] == "more"
+    assert found["high"] - 0.5 == pytest.approx(4.3027 * 0.1 / 3**0.5, abs=1e-4) == 0.5 - found["low"]
+    (found,) = ledger.gained(with_control((1.0, 2.0, 3.0), (1.4, 2.5, 3.6)))
+    assert found["says"] == "less"
+    (found,) = ledger.gained(with_control((1.0, 2.0, 3.0), (1.4, 1.5, 3.1)))
+    assert found["says"] == "open"
+
+
+def test_what_one_training_adds_is_taken_as_if_independent():
+    (found,) = ledger.gained(with_control((1.0,), (0.5,), seeds=(0,), others=(0,)))
+    assert (found["high"] - found["low"]) / 2 == pytest.approx(0.1 * 2**0.5) and found["says"] == "more"
+    assert ledger.gained(with_control((1.0,), (0.9,), seeds=(0,), others=(0,)))[0]["says"] == "open"
+
+
+def test_what_training_adds_needs_both_of_a_seed():
+    (found,) = ledger.gained(with_control((1.0, 2.0, 3.0), (2.5, 0.4), others=(2, 0)))
+    assert found["values"] == pytest.approx([0.6, 0.5])
+    assert not ledger.gained(with_control((1.0,), (0.5,), seeds=(0,), others=(0,), missing="a file"))
+    assert not ledger.gained({"control": None})
 
 
 def test_what_came_before_something_missing_is_kept(lab):

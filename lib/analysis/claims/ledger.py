@@ -10,7 +10,8 @@ from pathlib import Path
 
 from lib.analysis.claims import CLAIMS, Lab, measured
 from lib.analysis.claims.claim import BOTH
-from lib.analysis.claims.verdict import INCONCLUSIVE, NOT_HERE, NOT_SUPPORTED, SUPPORTED
+from lib.analysis.claims.intervals import apart, over_seeds
+from lib.analysis.claims.verdict import INCONCLUSIVE, NOT_HERE, NOT_SUPPORTED, SUPPORTED, reading
 from lib.errors import CourseError
 from lib.evaluation.report import put_into_readme, write_report
 
@@ -95,6 +96,26 @@ def control_reads(entry: dict) -> str:
     return entry["control"]["reads"] if entry["control"] else ""
 
 
+def gained(entry: dict) -> list[dict]:
+    """What training adds to each check: the trained networks less random weights in the place of the first one, or of all.
+
+    -> {"text", "values" one for each seed that both have, "low", "high", "says" "more", "less" or "open"}, in the order of the
+    checks; [] without a control, or where it was not measured whole. Over several trainings: the differences of the seeds, and
+    Student's interval of their mean (all saw the same images). With one: as if the two were independent, which errs to "open".
+    """
+    control = entry["control"]
+    if not control or control["missing"] or not entry["reads"]:
+        return []
+    shared, found = [seed for seed in entry["seeds"] if seed in control["seeds"]], []
+    for check, random in zip(entry["checks"], control["checks"], strict=True):
+        values = [check["values"][entry["seeds"].index(seed)] - random["values"][control["seeds"].index(seed)] for seed in shared]
+        ends = [tuple(c[key] for key in ("value", "low", "high")) for c in (check, random)]
+        _, low, high = over_seeds([(v, v, v) for v in values]) if len(shared) > 1 else apart(*ends)
+        says = {SUPPORTED: "more", NOT_SUPPORTED: "less", INCONCLUSIVE: "open"}[reading(low, high)]
+        found.append({"text": check["text"], "values": values, "low": low, "high": high, "says": says})
+    return found
+
+
 def digits(numbers: Iterable[float]) -> int:
     """After the point, for numbers of a size."""
     largest = max(map(abs, numbers))
@@ -132,12 +153,16 @@ def line(entry: dict) -> str:
 
 
 def judged(entry: dict) -> str:
-    """A verdict in Markdown, with what has to be said beside it."""
+    """A verdict in Markdown; beside a supported claim, what random weights do to it."""
     if deciding(entry) and entry["verdict"] != entry["reads"]:
         return f"{entry['verdict']} ({entry['why']})"              # the checks speak, but a network is undertrained
-    notes = {SUPPORTED: " (untrained too)", INCONCLUSIVE: " (untrained: open)"}
-    note = notes.get(control_reads(entry), "") if entry["verdict"] == SUPPORTED else ""
-    return (f"**{entry['verdict']}**" if entry["verdict"] in (SUPPORTED, NOT_SUPPORTED) else entry["verdict"]) + note
+    if entry["verdict"] != SUPPORTED:
+        return f"**{entry['verdict']}**" if entry["verdict"] == NOT_SUPPORTED else entry["verdict"]
+    passes = {SUPPORTED: "untrained too", INCONCLUSIVE: "untrained: open"}.get(control_reads(entry), "")
+    says = Counter(check["says"] for check in gained(entry))
+    adds = ", ".join(f"{says[word]} {word}" for word in ("more", "less", "open") if says[word])
+    notes = "; ".join(part for part in (passes, f"training: {adds}" if adds else "") if part)
+    return f"**{entry['verdict']}**" + (f" ({notes})" if notes else "")
 
 
 def markdown(entries: list[dict]) -> str:
