@@ -106,11 +106,12 @@ def gained(entry: dict) -> list[dict]:
     control = entry["control"]
     if not control or control["missing"] or not entry["reads"]:
         return []
-    shared, found = [seed for seed in entry["seeds"] if seed in control["seeds"]], []
+    found = []
     for check, random in zip(entry["checks"], control["checks"], strict=True):
-        values = [check["values"][entry["seeds"].index(seed)] - random["values"][control["seeds"].index(seed)] for seed in shared]
+        drawn = dict(zip(control["seeds"], random["values"], strict=True))
+        values = [value - drawn[seed] for seed, value in zip(entry["seeds"], check["values"], strict=True) if seed in drawn]
         ends = [tuple(c[key] for key in ("value", "low", "high")) for c in (check, random)]
-        _, low, high = over_seeds([(v, v, v) for v in values]) if len(shared) > 1 else apart(*ends)
+        _, low, high = over_seeds([(v, v, v) for v in values]) if len(values) > 1 else apart(*ends)
         says = {SUPPORTED: "more", NOT_SUPPORTED: "less", INCONCLUSIVE: "open"}[reading(low, high)]
         found.append({"text": check["text"], "values": values, "low": low, "high": high, "says": says})
     return found
