@@ -1,6 +1,11 @@
-"""Numbers wide enough to add up: what losses and statistics are computed in, whatever the network ran in."""
+"""What networks run in, and numbers wide enough to add up: what losses and statistics are computed in, whatever that was."""
 import torch
 from torch import Tensor
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device multiplies matrices in bf16 by itself: NVIDIA's GPUs from Ampere (2020) on. Older ones pretend, slowly."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def widen(x: Tensor) -> Tensor:

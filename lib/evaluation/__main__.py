@@ -129,7 +129,10 @@ def depths(a, subject: Subject, backbone) -> dict:
 
 def dense(a, subject: Subject, backbone) -> dict:
     if a.pairs:
-        train, val = (PairFolder(a.pairs, split, subject.size) for split in ("train", "val"))
+        train, val = (PairFolder(a.pairs, split, subject.size, a.void) for split in ("train", "val"))
+        if a.void is None and "255" in train.classes and len(train.classes) > 2 and not distributed.rank():
+            print("note: 255 counts as a class of the masks; if it marks pixels of no class, as in Pascal VOC, add --void 255",
+                  flush=True)
         return dense_probe(backbone, train, val, tuple(train.classes), a.depth)
     train, val = (open_source("shapes", split, subject.size, limit=limit, difficulty=a.difficulty)
                   for split, limit in (("train", 2000 if a.images is None else a.images), ("val", 1000)))
@@ -217,6 +220,7 @@ def parser_of(name: str, recipe: str = "course") -> argparse.ArgumentParser:
                             + (". Of --protocol mocov3 and mae" if name == "frozen" else ""))
     if name == "dense":
         parser.add_argument("--pairs", help="a folder of images/ and masks/; the objects of shapes if left out")
+        parser.add_argument("--void", type=int, help="of --pairs: the value of pixels that belong to no class, 255 in many sets")
     if name in ("noise", "shape-bias"):
         parser.add_argument("--val-images", type=int, default={"noise": 1000, "shape-bias": 2000}[name],
                             help="decide on N validation images only")
@@ -262,6 +266,9 @@ def check(name: str, a: argparse.Namespace) -> None:
                 raise CourseError(f"--{flag} is for --protocol; k-NN and the course's own probe take minutes and draw nothing")
     if name == "dense" and a.pairs and a.images is not None:
         raise CourseError("--images is of the objects of shapes; with --pairs all images of the folder are used")
+    if name == "dense" and a.void is not None and not (a.pairs and 0 <= a.void <= 255):
+        raise CourseError(f"--void is a value of the masks of --pairs, from 0 to 255, got {a.void}"
+                          + ("" if a.pairs else " without --pairs"))
     if name == "shape-bias" and not a.stimuli:
         if a.data not in (None, "shapes"):
             raise CourseError(f"--data {a.data} goes with --stimuli; without it the conflicts of shapes are looked at")

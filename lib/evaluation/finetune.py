@@ -11,8 +11,8 @@ What the published recipes do and this does not:
 - One lambda of mixup or cutmix for a whole batch: here each image has its own (`lib.data.mixing`).
 - Bicubic crops (here they are bilinear), DeiT's repeated augmentation and averaged weights, gradients over several batches.
 - A first scale of the head for each recipe: all start at MAE's, so small that the first answers are even.
-- SimMIM copies its relative position bias into every block. Here all blocks go on sharing one table, which moves like the
-  embedding, with layer 0.
+- SimMIM copies its relative position bias into every block. Here all blocks go on sharing one table, which moves at the rate of
+  the head, as BEiT's shared one does.
 """
 import copy
 import functools
@@ -35,14 +35,15 @@ from lib.errors import CourseError
 from lib.evaluation import kept
 from lib.evaluation.features import POOLINGS, frozen
 from lib.models.vit import ViT
-from lib.precision import widen
+from lib.precision import has_bf16, widen
 from lib.training.settings import option
 from lib.training.sharding import load_optimizer
 from lib.training.trainer import learning_rate_at, pick_device
 
 HEAD_STD = 2e-5                                                    # of the head's first weights, MAE
 LOG_EVERY = 10                                                     # steps from one wait for the device to the next
-EMBEDDING = ("cls_token", "reg_token", "mask_token", "pos_embed", "patch_embed", "norm_pre", "bias_table", "rel_pos_bias")
+EMBEDDING = ("cls_token", "reg_token", "mask_token", "pos_embed", "patch_embed", "norm_pre")
+TOP = ("norm", "fc_norm", "head", "bias_table", "rel_pos_bias")
 NEVER_DECAYED = ("cls_token", "reg_token", "pos_embed")
 
 
@@ -123,15 +124,15 @@ class FineTuned:
 def layer_lr_scale(name: str, depth: int, decay: float) -> float:
     """Learning rate of a parameter, as a share of that of the head: decay^(depth + 1 - layer).
 
-    The embedding (patches, positions, tokens, relative bias) is layer 0, block i, counted from 0, layer i + 1, and the head
-    and the final LayerNorm are layer depth + 1 (BEiT, MAE). Raises CourseError for a name that belongs nowhere.
+    The embedding (patches, positions, tokens) is layer 0, block i, counted from 0, layer i + 1; the head, the final LayerNorm
+    and a relative bias that all blocks share are layer depth + 1 (BEiT, MAE). Raises CourseError for a name that belongs nowhere.
     """
     part, *rest = name.split(".")
     if part in EMBEDDING:
         layer = 0
     elif part == "blocks":
         layer = int(rest[0]) + 1
-    elif part in ("norm", "fc_norm", "head"):
+    elif part in TOP:
         layer = depth + 1
     else:
         raise CourseError(f"it is not known to which layer the parameter {name!r} belongs; fine-tune a plain ViT")
@@ -263,7 +264,7 @@ def _train(network: nn.Module, train, r: FineTuneRecipe, seed: int, device: torc
         images, targets = mix(images, labels[indices], keys, len(train.classes), r.mixup, r.cutmix, r.smoothing)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(r, step / per_epoch) * group["lr_scale"]
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=has_bf16(device)):
             logits = widen(call(images))                                             # (B, classes)
         loss = F.cross_entropy(logits, targets)
         optimizer.zero_grad(set_to_none=True)

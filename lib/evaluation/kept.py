@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from lib import distributed, locks
+from lib.data.subset import Subset
 from lib.errors import CourseError
 from lib.training.checkpoint import read_checked, write_atomically
 
@@ -26,6 +27,8 @@ def fingerprint(network: nn.Module) -> int:
 
 def fingerprint_of_images(source) -> int:
     """A checksum of all labels and all images; of a set that is read from the disk, of what its file says of them."""
+    if isinstance(source, Subset):
+        return zlib.crc32(source.kept.numpy(), fingerprint_of_images(source.source))
     checksum = zlib.crc32(source.labels(torch.arange(len(source))).cpu().numpy())
     if hasattr(source, "header"):
         return zlib.crc32(repr(source.header["checksums"]).encode(), checksum)

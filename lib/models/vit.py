@@ -194,16 +194,24 @@ def init_xavier(vit: ViT) -> ViT:
 
 @torch.no_grad()
 def init_truncated(vit: ViT) -> ViT:
-    """Initial weights of SimMIM and BEiT: truncated normal 0.02, what a block adds divided by sqrt(2 depth)."""
+    """Initial weights of SimMIM and BEiT: normal 0.02, cut off at 0.02, what a block adds divided by sqrt(2 depth).
+
+    Cut off so near, what is left has a standard deviation of 0.0108.
+    """
+    def draw(x: Tensor) -> None:
+        nn.init.trunc_normal_(x, std=0.02, a=-0.02, b=0.02)
+
     for module in vit.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
-            nn.init.trunc_normal_(module.weight, std=0.02)
+            draw(module.weight)
             nn.init.zeros_(module.bias)
     for depth, block in enumerate(vit.blocks, start=1):
         block.attn.proj.weight /= math.sqrt(2 * depth)
         block.mlp.fc2.weight /= math.sqrt(2 * depth)
-    nn.init.trunc_normal_(vit.cls_token, std=0.02)
-    return _init_mask_token(vit)
+    draw(vit.cls_token)
+    if vit.mask_token is not None:
+        draw(vit.mask_token)
+    return vit
 
 
 @torch.no_grad()

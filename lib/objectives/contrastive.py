@@ -3,7 +3,6 @@
 Two views of an image are made; a query from one view must find the key of the other among the keys of all images of the
 batch. Keys come from a momentum encoder, a slow average of the online one, and carry no gradient.
 """
-import copy
 import math
 
 import torch
@@ -15,7 +14,7 @@ from lib.data.views import MOCO_V3, ViewRecipe, make_view
 from lib.models.heads import mlp
 from lib.models.vit import ViT
 from lib.objectives import Objective
-from lib.objectives.momentum import follow, momentum_at
+from lib.objectives.momentum import follow, momentum_at, slow_copy
 from lib.precision import widen
 
 
@@ -48,8 +47,7 @@ class MoCoV3(Objective):
         self.projector = mlp([backbone.embed_dim, hidden, hidden, dim])
         self.predictor = mlp([dim, hidden, dim])
         backbone.patch_embed.requires_grad_(not freeze_patches)
-        self.momentum_backbone = copy.deepcopy(self.backbone).requires_grad_(False)
-        self.momentum_projector = copy.deepcopy(self.projector).requires_grad_(False)
+        self.momentum_backbone, self.momentum_projector = slow_copy(self.backbone), slow_copy(self.projector)
         self.temperature, self.momentum, self.views = temperature, momentum, views
 
     def prepare(self, images: Tensor, keys: Tensor) -> dict[str, Tensor]:

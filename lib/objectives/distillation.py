@@ -6,12 +6,10 @@ pushed apart. What keeps the two from agreeing on one answer for everything is d
 what all images have in common, so that no prototype wins always, and sharpening, a temperature below the student's, keeps
 it from naming all prototypes alike.
 """
-import copy
 import math
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath
 from torch import Tensor, nn
 
 from lib import distributed, random
@@ -20,7 +18,7 @@ from lib.errors import CourseError
 from lib.models.heads import PrototypeHead
 from lib.models.vit import ViT
 from lib.objectives import Objective
-from lib.objectives.momentum import follow, momentum_at
+from lib.objectives.momentum import follow, momentum_at, slow_copy
 
 
 def distillation_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -56,11 +54,7 @@ class DINO(Objective):
             raise CourseError(f"DINO chooses among prototypes, so there must be at least 2, got {prototypes}")
         self.student_backbone = backbone
         self.student_head = PrototypeHead(backbone.embed_dim, hidden, bottleneck, prototypes)
-        self.backbone = copy.deepcopy(backbone).requires_grad_(False)
-        self.teacher_head = copy.deepcopy(self.student_head).requires_grad_(False)
-        for module in self.backbone.modules():
-            if isinstance(module, DropPath):
-                module.drop_prob = 0.0
+        self.backbone, self.teacher_head = slow_copy(backbone), slow_copy(self.student_head)
         self.student_backbone.any_size = local_crops > 0
         self.register_buffer("center", torch.zeros(prototypes))
         self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature

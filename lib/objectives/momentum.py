@@ -1,8 +1,19 @@
 """Slow copies of a network, which follow it as the average of its past steps: momentum encoders and teachers."""
+import copy
 import math
 
 import torch
+from timm.layers import DropPath
 from torch import nn
+
+
+def slow_copy(network: nn.Module) -> nn.Module:
+    """A copy that learns nothing by gradients and drops no paths: its answer is a target, the same whenever it is asked."""
+    copied = copy.deepcopy(network).requires_grad_(False)
+    for module in copied.modules():
+        if isinstance(module, DropPath):
+            module.drop_prob = 0.0
+    return copied
 
 
 def momentum_at(progress: float, start: float) -> float:

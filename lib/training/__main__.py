@@ -23,6 +23,7 @@ from typing import NamedTuple
 from lib import distributed
 from lib.data import Loaded, in_memory, open_source
 from lib.data.centre import Centre
+from lib.data.subset import Subset
 from lib.errors import CourseError
 from lib.evaluation.features import extract
 from lib.evaluation.neighbors import knn_accuracy
@@ -75,8 +76,11 @@ def parse() -> Order:
 
 
 def knn_monitor(r: Recipe, train):
-    """A function of a backbone: k-NN accuracy of at most 2,000 validation images among at most 5,000 training images."""
-    bank = Loaded(Centre(train, r.image_size), limit=5_000) if r.stored_size else Loaded(train, limit=5_000)
+    """A function of a backbone: k-NN accuracy of at most 2,000 validation images among 5,000 training images, or 50 a class.
+
+    With fewer images of a class there than neighbours that vote, 20, not even perfect features would find it.
+    """
+    bank = Subset(Centre(train, r.image_size) if r.stored_size else train, max(5_000, 50 * len(train.classes)))
     queries = Loaded(open_source(r.data, "val", r.image_size, difficulty=r.difficulty), limit=2_000)
 
     def monitor(backbone) -> dict[str, float]:

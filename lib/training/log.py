@@ -37,7 +37,7 @@ def opened(folder: Path | None, step: int, recipe: dict) -> Iterator[Callable[[d
     before = [line for line in before if _step_of(line) <= step]
     write_atomically(path, lambda temporary: temporary.write_text("".join(line + "\n" for line in before)))
     write_atomically(folder / "recipe.json", lambda temporary: temporary.write_text(json.dumps(recipe, indent=1) + "\n"))
-    with open(path, "a") as file, contextlib.closing(SummaryWriter(folder, purge_step=step)) as board:
+    with open(path, "a") as file, contextlib.closing(SummaryWriter(folder, purge_step=step + 1)) as board:
         def write(line: dict) -> None:
             file.write(json.dumps(line) + "\n")
             file.flush()

@@ -1,4 +1,7 @@
-"""A step in less memory: its images in parts, or the inside of each block computed twice. Both give the same gradients."""
+"""A step in less memory: its images in parts, or the inside of each block computed twice. Both give the same gradients.
+
+But for stochastic depth, whose paths each part of a step draws for itself.
+"""
 from functools import partial
 
 from timm.models.vision_transformer import Block

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from lib.data import open_source
+from lib.data import held, open_source
 from lib.data.images import KNOWN
 from lib.data.shapes import SHAPES
 from lib.errors import CourseError
@@ -27,8 +27,7 @@ from lib.training.settings import option
 
 CLASSES = {"shapes": len(SHAPES), "cifar10": 10, "imagenette": 10, "tiny-imagenet": 200, "imagenet": 1000}
 SLOWER = 15                            # times, of an H100 in fp32 and fp64 against bf16: 67 TFLOP/s on its data sheet, not 990
-LEFT_OUT = ("what compiled code saves, temporary tensors, the allocator's slack, the libraries' workspaces, "
-            "and a data set held on the GPU (one of less than 40 GB is)")
+LEFT_OUT = "what compiled code saves, temporary tensors, the allocator's slack, the libraries' workspaces"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +90,10 @@ def plan(r: Recipe, given: Assumptions) -> Plan:
     learning, trained = (sum(p.numel() for p in m.parameters() if p.requires_grad) for m in (network, objective))
     heads = trained - learning
     shared = given.gpus if r.shard else 1
-    shapes = batch_shapes(r)
+    shapes, stored = batch_shapes(r), r.stored_size or r.image_size
     memory = {"weights": 4 * everything / shared, "gradients": 4 * trained / shared,
               "buckets": 4 * trained * (given.gpus > 1 and r.accumulate > 1 and not r.shard), "AdamW": 8 * trained / shared,
+              "images": 3 * stored**2 * images * held(images, stored, given.gpu_memory * 1e9),
               "views": sum(x.nbytes for x in empty(shapes, local).values()),
               "backward": saved_bytes(r, empty(shapes, local // r.accumulate))}
     steps = r.epochs * (images // r.batch_size)
@@ -226,6 +226,7 @@ def show(r: Recipe, scale: str, given: Assumptions) -> str:
         f"            {gb['gradients']:7.2f}  gradients: 4 bytes x trained parameters{shared}",
         f"            {gb['buckets']:7.2f}  DistributedDataParallel's buckets: none beside the gradients, but with parts",
         f"            {gb['AdamW']:7.2f}  AdamW: 8 bytes x trained parameters{shared}",
+        f"            {gb['images']:7.2f}  the training images, if they take less than a quarter of the GPU",
         f"            {gb['views']:7.2f}  the views of a step",
         f"            {gb['backward']:7.2f}  kept for the backward pass: what autograd saves in a forward pass of "
         f"{p.local // r.accumulate:,} images" + (", blocks checkpointed" if r.checkpoint_blocks else ""),

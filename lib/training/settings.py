@@ -6,7 +6,7 @@ from lib.data.shapes import DIFFICULTIES
 from lib.errors import CourseError
 from lib.models import vit
 
-INIT = "initial weights: of MoCo v3; truncated normal, narrower in later blocks, of SimMIM; truncated normal of DINO and DeiT"
+INIT = "initial weights: of MoCo v3; narrow normal, narrower in later blocks, of SimMIM; truncated normal of DINO and DeiT"
 
 
 def option(default, text: str, choices: tuple[str, ...] = ()):
@@ -24,8 +24,8 @@ ABOVE_0 = ("temperature", "student_temperature", "teacher_temperature", "teacher
            "mim_crop_min")
 
 
-# How a run is carried out, not what it computes: may change between a run and its continuation, and may be missing in the
-# description of an older run.
+# How a run is carried out, not what it computes (but for the paths that are dropped, which parts of a batch draw anew): may
+# change between a run and its continuation, and may be missing in the description of an older run.
 FREE = {"device", "compile", "accumulate", "checkpoint_blocks", "shard", "log_every", "checkpoint_every", "knn_every",
         "keep_every"}
 # What came to recipes later, with the value by which a description without it is understood: what was computed until then.
@@ -76,11 +76,12 @@ class Recipe:
     clip_each: bool = option(False, "clip the gradient of each weight tensor by its own norm, not all by their common one")
     seed: int = option(0, "of weights, order, views and masks")
     device: str = option("auto", "auto takes a GPU if there is one", ("auto", "cpu", "cuda"))
-    precision: str = option("auto", "auto is bf16 on a GPU and fp32 on a CPU; fp64 is for comparing runs to the last digit",
+    precision: str = option("auto", "auto is bf16 on a GPU that has it (from NVIDIA's Ampere on) and fp32 elsewhere; fp64 is for "
+                            "comparing runs to the last digit",
                             ("auto", "fp32", "bf16", "fp64"))
     compile: bool = option(False, "compile the objective with torch.compile")
     accumulate: int = option(1, "parts in which a process takes its images of a step, to need less memory; for losses that are "
-                                "a mean over images (simmim, mae, supervised)")
+                                "a mean over images (simmim, mae, supervised); each part drops other paths")
     checkpoint_blocks: bool = option(False, "keep only the input of each block for the backward pass, which computes the rest "
                                             "again: far less memory, about a third more work")
     shard: bool = option(False, "split weights, gradients and the optimiser's state over the processes (FSDP2), for networks "
@@ -88,7 +89,8 @@ class Recipe:
     log_every: int = option(10, "steps between lines of the log")
     checkpoint_every: int = option(0, "steps between checkpoints; 0 for once an epoch")
     keep_every: int = option(0, "epochs between backbones that are kept, backbone-epochNNNN.safetensors; 0 for never")
-    knn_every: int = option(10, "epochs between k-NN evaluations on the validation images; 0 for never")
+    knn_every: int = option(10, "epochs between k-NN evaluations, of 2,000 validation images among 5,000 training images, or 50 of "
+                                "each class where that is more; 0 for never")
 
     def __post_init__(self):
         for f in fields(self):
@@ -157,7 +159,7 @@ class SimMIMRecipe(Recipe):
 @dataclass(frozen=True, kw_only=True)
 class DINORecipe(Recipe):
     """DINO (Caron et al. 2021)."""
-    init: str = option("truncated", INIT, vit.INITS)
+    init: str = option("normal", INIT, vit.INITS)
     hidden: int = option(2048, "width of the hidden layers of the head")
     bottleneck: int = option(256, "width between the head's layers and the prototypes")
     prototypes: int = option(65536, "outputs of the head, which student and teacher agree on")

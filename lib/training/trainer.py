@@ -1,7 +1,8 @@
 """One trainer for all objectives.
 
 What happens at step s depends on the recipe and s alone: the order of the images, the views, the masks, the learning rate.
-So a run that is killed and resumed is, bit for bit, the run that was never killed, and several processes train like one.
+So a run that is killed and resumed is the run that was never killed, on a CPU bit for bit (on a GPU some sums have no fixed
+order), and several processes train like one, but for what each draws by itself: paths to drop and partners to mix images with.
 """
 import contextlib
 import math
@@ -20,6 +21,7 @@ from tqdm import tqdm
 from lib import distributed, random
 from lib.data.ahead import Ahead
 from lib.errors import CourseError
+from lib.precision import has_bf16
 from lib.training import checkpoint, log, memory, sharding
 from lib.training.build import build
 from lib.training.recipes import Recipe, describe
@@ -94,7 +96,7 @@ class Trainer:
         self.folder = Path(folder) if folder is not None else None
         self.device = torch.device(pick_device(r.device), torch.cuda.current_device()) if pick_device(r.device) == "cuda" \
             else torch.device("cpu")
-        self.bf16 = r.precision == "bf16" or (r.precision == "auto" and self.device.type == "cuda")
+        self.bf16 = r.precision == "bf16" or (r.precision == "auto" and has_bf16(self.device))
         self.steps_per_epoch = len(source) // r.batch_size
         self.steps = r.epochs * self.steps_per_epoch
         self.dtype = torch.float64 if r.precision == "fp64" else torch.float32
@@ -346,5 +348,6 @@ class Trainer:
         settings = {f.name: getattr(self.recipe, f.name) for f in fields(self.recipe)
                     if f.name in ("learning_rate", "warmup_epochs", "batch_size", "precision", "clip_norm")}
         described = ", ".join(f"{k}={v}" for k, v in settings.items())
+        clipping = "" if 0 < self.recipe.clip_norm <= 1 else " or --clip-norm 1"
         raise CourseError(f"the loss, or a weight, is not a finite number at step {int(step)} "
-                          f"({type(self.recipe).__name__}: {described}); {kept}; try a lower --learning-rate or --clip-norm 1")
+                          f"({type(self.recipe).__name__}: {described}); {kept}; try a lower --learning-rate{clipping}")

@@ -8,13 +8,15 @@ from PIL import Image
 
 import lib.data
 from lib import random
-from lib.data import Loaded, in_memory, open_source
+from lib.data import Loaded, held, in_memory, open_source
 from lib.data.__main__ import main
-from lib.data.ahead import batch_of
+from lib.data.ahead import Ahead, batch_of
 from lib.data.centre import Centre
 from lib.data.store import PackedImages
+from lib.data.subset import Subset
 from lib.data.views import PLAIN, ViewRecipe, Whole, draw, make_view, repeat
 from lib.errors import CourseError
+from lib.evaluation.kept import fingerprint_of_images
 
 CROP = ViewRecipe(scale=(0.08, 1.0))
 KEYS = random.combine(0, torch.arange(4000))
@@ -45,6 +47,31 @@ def test_all_of_a_photograph_is_kept_with_its_aspect(photos):
     assert centre.images(torch.tensor([0]))[0, 0, :, 0].min() > 30                              # a sixth is cut off
     assert torch.equal(Loaded(whole, limit=2).aspects, whole.aspects[[0, 1]])
     assert torch.equal(in_memory(whole).aspects, whole.aspects)
+
+
+def test_some_images_are_read_as_they_are_needed(photos):
+    whole, some = open_source(photos, "train", 32, stored=48), open_source(photos, "train", 32, limit=2, stored=48)
+    assert isinstance(some, Subset) and some.path == whole.path and some.size == 48 and len(some) == 2
+    assert some.kept.tolist() == [0, 1] and torch.equal(some.aspects, whole.aspects[:2])
+    loaded = Loaded(whole, limit=2)
+    for indices in (torch.tensor([1, 0, 1]), torch.tensor([], dtype=torch.int64)):
+        assert torch.equal(some.images(indices), whole.images(indices)) and torch.equal(some.labels(indices), whole.labels(indices))
+        assert torch.equal(some.images(indices), loaded.images(indices))
+    assert Ahead(some, lambda step: torch.tensor([step]), 2, torch.device("cpu")).pool is not None
+    assert len(Subset(whole, 99)) == 3 and Subset(whole, 2).kept.tolist() == [0, 1]
+
+
+def test_some_images_have_a_fingerprint_of_their_own(photos):
+    whole = open_source(photos, "train", 32)
+    found = [fingerprint_of_images(source) for source in (whole, Subset(whole, 2), Subset(whole, 1), Subset(whole, 2))]
+    assert len(set(found)) == 3 and found[1] == found[3]
+
+
+@pytest.mark.parametrize(("images", "size", "free", "expected"), [
+    (9469, 96, 20e9, True), (1_281_167, 96, 24e9, False), (1_281_167, 96, 140e9, False), (1_281_167, 96, 180e9, True),
+    (1_281_167, 224, 1e12, False)])
+def test_a_gpu_holds_images_that_take_a_quarter_of_it(images, size, free, expected):
+    assert held(images, size, free) == expected
 
 
 def test_processes_of_one_machine_share_its_memory(photos, monkeypatch):

@@ -111,8 +111,8 @@ def accuracy(predictions: torch.Tensor) -> float:
 # ---------------------------------------------------------------------------------------------------- layers and groups
 
 @pytest.mark.parametrize(("name", "scale"), [
-    ("cls_token", 0.125), ("pos_embed", 0.125), ("mask_token", 0.125), ("reg_token", 0.125), ("bias_table", 0.125),
-    ("rel_pos_bias.relative_position_bias_table", 0.125), ("patch_embed.proj.weight", 0.125), ("patch_embed.proj.bias", 0.125),
+    ("cls_token", 0.125), ("pos_embed", 0.125), ("mask_token", 0.125), ("reg_token", 0.125), ("bias_table", 1.0),
+    ("rel_pos_bias.relative_position_bias_table", 1.0), ("patch_embed.proj.weight", 0.125), ("patch_embed.proj.bias", 0.125),
     ("norm_pre.weight", 0.125), ("blocks.0.norm1.weight", 0.25), ("blocks.0.attn.qkv.bias", 0.25),
     ("blocks.1.mlp.fc2.weight", 0.5), ("norm.weight", 1.0), ("fc_norm.bias", 1.0), ("head.weight", 1.0), ("head.bias", 1.0),
 ])

@@ -56,6 +56,15 @@ def slow_info_nce(queries: list[list[float]], keys: list[list[float]], temperatu
     return 2 * temperature * total / len(queries)
 
 
+def test_keys_are_the_same_whenever_they_are_asked_for():
+    """The momentum encoder makes targets: it drops no paths, in train mode either. The online one does."""
+    torch.manual_seed(0)
+    model = MoCoV3(init_xavier(ViT(16, 4, dim=24, depth=2, heads=2, drop_path=0.9)), hidden=32, dim=16).train()
+    online, momentum = ([net(batch()["view1"]) for _ in range(4)] for net in (model.backbone, model.momentum_backbone))
+    assert all(torch.equal(momentum[0], again) for again in momentum)
+    assert any(not torch.equal(online[0], again) for again in online)
+
+
 def test_logits_are_float32_under_autocast():
     """A product of cosines in bf16, with 8 bits, over a temperature of 0.05 would be wrong in the second digit."""
     g = torch.Generator().manual_seed(0)

@@ -9,6 +9,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -330,6 +331,20 @@ def test_the_control_can_be_left_out(run):
     assert "trained" in result and "untrained" not in result and result["data"] == "shapes" and "pooling" not in result
 
 
+def test_pixels_of_no_class_can_be_left_out(run, capsys):
+    for n in range(12):
+        mask = np.tile(np.repeat(np.uint8([0, 1, 255, 0]), 4), (16, 1))
+        for part, image in (("images", np.stack([np.roll(200 * (mask == 1), n % 3, 1).astype(np.uint8)] * 3, 2)), ("masks", mask)):
+            path = Path("pairs") / part / f"{n}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(path)
+    command = ("dense", str(run), "--pairs", "pairs", "--no-untrained", "--device", "cpu", "--out", "v.json")
+    for more, classes, noted in (((), 3, True), (("--void", "255"), 2, False)):
+        assert call(evaluation.main, *command, *more) == 0
+        assert ("note: 255 counts as a class" in capsys.readouterr().out) == noted
+        assert len(json.loads(Path("v.json").read_text())["trained"]["iou"]) == classes
+
+
 @pytest.mark.parametrize("spelling", ["ascii", "utf-8"])
 def test_any_terminal_gets_its_help(spelling):
     answer = subprocess.run([sys.executable, "-m", "lib.training", "hybrid", "--help"], capture_output=True, cwd=ROOT,
@@ -368,6 +383,8 @@ def test_a_reader_that_goes_away_is_no_traceback():
     (["finetune", "RUN", "--depth", "1"], "unrecognized arguments: --depth"),
     (["depths", "RUN", "--pooling", "cls"], "unrecognized arguments: --pooling"),
     (["dense", "RUN", "--pairs", "sets", "--images", "3"], "--images is of the objects of shapes"),
+    (["dense", "RUN", "--pairs", "sets", "--void", "256"], "--void is a value of the masks of --pairs, from 0 to 255, got 256"),
+    (["dense", "RUN", "--void", "255"], "got 255 without --pairs"),
     (["shape-bias", "RUN", "--data", "imagenette"], "--data imagenette goes with --stimuli"),
     (["shape-bias", "RUN", "--stimuli", "sets", "--categories", "x.json"], "--stimuli are of ImageNet's classes"),
     (["finetune", "RUN", "--keep", ""], "an empty name was given for --keep"),

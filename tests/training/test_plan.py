@@ -37,6 +37,12 @@ def test_the_hybrids_two_halves_share_a_backbone_in_its_plan():
     assert plan(r, Assumptions(gpus=8)).backbone == plan(alone, Assumptions(gpus=8)).backbone
 
 
+def test_images_that_a_gpu_will_hold_are_in_its_plan():
+    r = recipe("simmim", "course", data="imagenet", batch_size=256)                # 1,281,167 images of 96 pixels: 35.4 GB
+    held, left = (plan(r, Assumptions(gpus=1, gpu_memory=memory)).memory["images"] for memory in (160.0, 80.0))
+    assert held == 1_281_167 * 3 * 96**2 and left == 0
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_published_recipe_has_a_plan(objective):
     small = {k: v for k, v in SMALL[objective].items() if k not in ("mask_cell", "local_size")}

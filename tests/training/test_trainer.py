@@ -18,6 +18,7 @@ import torch
 from lib import cli
 from lib.data import Loaded, open_source
 from lib.errors import CourseError
+from lib.precision import has_bf16
 from lib.training import __main__ as command_line
 from lib.training import checkpoint
 from lib.training.build import build
@@ -180,6 +181,15 @@ def test_stopped_and_resumed_is_never_stopped(objective, k, tmp_path, source):
     assert resumed.step == 12 and resumed.history == whole.history
     assert same(dict(resumed.objective.state_dict()), dict(whole.objective.state_dict()))
     assert same(resumed.optimizer.state_dict(), whole.optimizer.state_dict())
+
+
+def test_tensorboard_shows_what_the_log_holds(tmp_path, source):
+    """After a stop at the end of an epoch, too: its point is older than the run that goes on."""
+    EventAccumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator").EventAccumulator
+    trained(source, tmp_path, stop_at=6, log_every=2)
+    trained(source, tmp_path, resume=True, log_every=2)
+    board = EventAccumulator(str(tmp_path)).Reload()
+    assert [event.step for event in board.Scalars("loss")] == [line["step"] for line in read_log(tmp_path)] == [2, 4, 6, 8, 10, 12]
 
 
 def test_another_seed_is_another_run(source):
@@ -574,6 +584,13 @@ def test_bf16_trains_like_fp32(objective, source):
     settings = dict(objective=objective, epochs=1, log_every=2)
     full, half = (trained(source, **settings, precision=p).history[0]["loss"] for p in ("fp32", "bf16"))
     assert half == pytest.approx(full, rel=0.03) and half != full
+
+
+def test_bf16_is_taken_of_gpus_that_have_it(monkeypatch):
+    for capability, expected in (((7, 5), False), ((8, 0), True), ((9, 0), True)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, capability=capability: capability)
+        assert has_bf16(torch.device("cuda")) == expected
+    assert not has_bf16(torch.device("cpu"))
 
 
 def test_what_rests_has_no_gradient_for_the_optimiser(source):

@@ -36,7 +36,7 @@ _CPU_MODEL = {
     "mocov3": dict(momentum=0.95, crop_min=0.5, hidden=512, dim=128, freeze_patches=False),
     "dino": dict(learning_rate=5e-4, momentum=0.98, crop_min=0.5, hidden=256, bottleneck=64, prototypes=256, local_crops=2,
                  local_size=32, local_min=0.2, init="xavier"),
-    "simmim": dict(init="xavier"),
+    "simmim": dict(),
     "mae": dict(decoder_dim=64, decoder_depth=2, decoder_heads=4),
     "hybrid": dict(momentum=0.95, crop_min=0.5, hidden=512, dim=128),
 }
