@@ -4,7 +4,7 @@ from torch import Tensor
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether a device multiplies matrices in bf16 by itself: NVIDIA's GPUs from Ampere (2020) on. Older ones pretend, slowly."""
+    """Whether a device itself multiplies in bf16: NVIDIA's GPUs from Ampere (2020) on. Older ones pretend to, slowly."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 

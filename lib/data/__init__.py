@@ -2,7 +2,8 @@
 
 A *source* of images has a length, a `size` in pixels, `classes`, and hands out `images(indices)`, uint8 (B, 3, S, S), and
 `labels(indices)`, int64 (B,). `Shapes` draws them, `PackedImages` reads them from disk, `Loaded` holds them in memory, a
-`Subset` is some of another source's. Where whole photographs were squeezed into squares, `aspects` (N,) are their widths / heights; elsewhere it is None or not there.
+`Subset` is some of another source's. Where whole photographs were squeezed into squares, `aspects` (N,) are their widths /
+heights; elsewhere it is None or not there.
 """
 import os
 
@@ -20,7 +21,7 @@ FITS = 40e9                           # bytes of images held at most: by a GPU, 
 OF_A_GPU = 0.25                       # of its free memory, at most, since a network has to fit in beside them
 
 
-def held(images: int, size: int, free: float) -> bool:
+def gpu_holds(images: int, size: int, free: float) -> bool:
     """Whether a GPU with so many bytes of free memory should hold so many images of `size` pixels a side."""
     return images * 3 * size**2 < min(FITS, OF_A_GPU * free)
 
@@ -28,7 +29,7 @@ def held(images: int, size: int, free: float) -> bool:
 def in_memory(source, device: str | torch.device = "cpu", progress: bool = False):
     """A source `Loaded`, or as it is where it is too large for that: read from the disk as it is needed."""
     if torch.device(device).type == "cuda":
-        fits = held(len(source), source.size, torch.cuda.mem_get_info(device)[0])
+        fits = gpu_holds(len(source), source.size, torch.cuda.mem_get_info(device)[0])
     else:
         fits = len(source) * 3 * source.size**2 < FITS / int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
     return Loaded(source, device, progress=progress) if fits else source
@@ -60,9 +61,9 @@ class Loaded:
 def open_source(name: str, split: str, size: int, limit: int | None = None, difficulty: str = "medium", stored: int = 0):
     """A source by name: "shapes", a real set ("cifar10", "imagenette", "tiny-imagenet", "imagenet"), or a folder.
 
-    split is "train" or "val". `limit` keeps so many, evenly spread, and reads none; `shapes` makes as many as asked for (20,000 by default
-    to train on, 4,000 to validate on). stored: not the centres of photographs at `size`, but all of each, squeezed into a
-    square of so many pixels, for views to be cut from (`lib.data.store`); shapes are square. Raises CourseError, in one
+    split is "train" or "val". `limit` keeps so many, evenly spread, and reads none; `shapes` makes as many as asked for (20,000
+    by default to train on, 4,000 to validate on). stored: not the centres of photographs at `size`, but all of each, squeezed
+    into a square of so many pixels, for views to be cut from (`lib.data.store`); shapes are square. Raises CourseError, in one
     line, if there is no such set or it is not on disk.
     """
     if limit is not None and not 1 <= limit < 2**40:

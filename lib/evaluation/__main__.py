@@ -75,7 +75,8 @@ def about_training(run: str, subject: Subject) -> dict:
     if not log.is_file():
         return {}
     recipe, lines = from_description(subject.recipe), read_log(log)
-    return {"log": lines, "training": {"command": command(recipe), "device": recipe.device, "minutes": minutes(lines, recipe)}}
+    words = command(recipe) if type(recipe) is not Recipe else ""                  # an objective of one's own: begun in Python
+    return {"log": lines, "training": {"command": words, "device": recipe.device, "minutes": minutes(lines, recipe)}}
 
 
 # ----------------------------------------------------------------------------- what is measured; each gives plain data
@@ -220,7 +221,7 @@ def parser_of(name: str, recipe: str = "course") -> argparse.ArgumentParser:
                             + (". Of --protocol mocov3 and mae" if name == "frozen" else ""))
     if name == "dense":
         parser.add_argument("--pairs", help="a folder of images/ and masks/; the objects of shapes if left out")
-        parser.add_argument("--void", type=int, help="of --pairs: the value of pixels that belong to no class, 255 in many sets")
+        parser.add_argument("--void", type=int, help="of --pairs: the value of pixels of no class, 255 in many sets")
     if name in ("noise", "shape-bias"):
         parser.add_argument("--val-images", type=int, default={"noise": 1000, "shape-bias": 2000}[name],
                             help="decide on N validation images only")

@@ -125,7 +125,8 @@ def layer_lr_scale(name: str, depth: int, decay: float) -> float:
     """Learning rate of a parameter, as a share of that of the head: decay^(depth + 1 - layer).
 
     The embedding (patches, positions, tokens) is layer 0, block i, counted from 0, layer i + 1; the head, the final LayerNorm
-    and a relative bias that all blocks share are layer depth + 1 (BEiT, MAE). Raises CourseError for a name that belongs nowhere.
+    and a relative bias that all blocks share are layer depth + 1 (BEiT, MAE). Raises CourseError for a name that belongs
+    nowhere.
     """
     part, *rest = name.split(".")
     if part in EMBEDDING:

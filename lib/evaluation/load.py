@@ -134,9 +134,14 @@ def load_backbone(path: str | Path) -> tuple[ViT, Recipe]:
         raise CourseError(f"{path} is a {described['model']}, no ViT, which is what is measured here; python -m "
                           "lib.training.others measured it when it was trained")
     recipe = from_description(described)
-    objective = build(recipe)
-    backbone = objective.backbone
-    weights = {name: tensor for name, tensor in weights.items() if name.split(".")[0] not in objective.ships}
+    if type(recipe) is Recipe:                                     # of a user's own objective, whose other parts are not known
+        backbone = recipe.backbone(mask_token="mask_token" in weights)
+        parts = {name.split(".")[0] for name in backbone.state_dict()}
+        weights = {name: tensor for name, tensor in weights.items() if name.split(".")[0] in parts}
+    else:
+        objective = build(recipe)
+        backbone = objective.backbone
+        weights = {name: tensor for name, tensor in weights.items() if name.split(".")[0] not in objective.ships}
     shapes = {name: tuple(tensor.shape) for name, tensor in backbone.state_dict().items()}
     for name in sorted(shapes.keys() | weights.keys()):
         if name not in weights or tuple(weights[name].shape) != shapes.get(name):
@@ -148,5 +153,8 @@ def load_backbone(path: str | Path) -> tuple[ViT, Recipe]:
 
 
 def untrained_backbone(recipe: Recipe) -> ViT:
-    """The same network before its first step."""
+    """The same network before its first step; of a user's own objective one of its kind."""
+    if type(recipe) is Recipe:
+        torch.manual_seed(recipe.seed)
+        return recipe.backbone().eval()
     return build(recipe).backbone.eval()

@@ -1,5 +1,5 @@
 """From a recipe to the objective that it trains."""
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ from lib.objectives.distillation import DINO
 from lib.objectives.hybrid import Hybrid
 from lib.objectives.masked import MAE, SimMIM
 from lib.objectives.supervised import Supervised
-from lib.training.recipes import describe, recipe
+from lib.training.recipes import OWN, describe, recipe
 from lib.training.settings import (
     FREE,
     DINORecipe,
@@ -47,7 +47,8 @@ def build(r: Recipe) -> nn.Module:
             raise CourseError("classes is 0; the trainer takes it from the data, here it must be given")
         case SupervisedRecipe():
             return Supervised(r.backbone(), r.classes, r.mixup, r.cutmix, r.smoothing, _crop(SUPERVISED, r.crop_min), r.pooling)
-    raise CourseError(f"nothing is known about training a {type(r).__name__}")
+    raise CourseError(f"nothing is known about training a {type(r).__name__}; to train an objective of your own, give the "
+                      "trainer a function that makes it: Trainer(recipe, source, make=...)")
 
 
 def _crop(view: ViewRecipe, smallest: float, largest: float = 1.0) -> ViewRecipe:
@@ -73,11 +74,17 @@ def _dino(r: DINORecipe) -> DINO:
 def from_description(described: dict) -> Recipe:
     """The recipe behind `describe`'s plain data. Raises CourseError for fields that are unknown, or missing.
 
-    Those in FREE and LATER may be missing: checkpoints outlive the version that wrote them.
+    Those in FREE and LATER may be missing: checkpoints outlive the version that wrote them. Of a user's own objective it is a
+    plain `Recipe`, of what all recipes share.
     """
     objective = described.get("objective", "?")
-    changes = later(describe(recipe(objective))) | {k: v for k, v in described.items() if k != "objective"}
-    r = recipe(objective, "smoke", **changes)
+    if objective == OWN:
+        shared = {f.name for f in fields(Recipe)}
+        changes = later(shared) | {k: v for k, v in described.items() if k in shared}
+        r = Recipe(**changes)
+    else:
+        changes = later(describe(recipe(objective))) | {k: v for k, v in described.items() if k != "objective"}
+        r = recipe(objective, "smoke", **changes)
     missing = set(describe(r)) - {"objective", *changes} - FREE
     if missing:
         raise CourseError(f"the recipe lacks {', '.join(sorted(missing))}: it was written by another version of the course")

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from lib.data import held, open_source
+from lib.data import gpu_holds, open_source
 from lib.data.images import KNOWN
 from lib.data.shapes import SHAPES
 from lib.errors import CourseError
@@ -93,7 +93,7 @@ def plan(r: Recipe, given: Assumptions) -> Plan:
     shapes, stored = batch_shapes(r), r.stored_size or r.image_size
     memory = {"weights": 4 * everything / shared, "gradients": 4 * trained / shared,
               "buckets": 4 * trained * (given.gpus > 1 and r.accumulate > 1 and not r.shard), "AdamW": 8 * trained / shared,
-              "images": 3 * stored**2 * images * held(images, stored, given.gpu_memory * 1e9),
+              "images": 3 * stored**2 * images * gpu_holds(images, stored, given.gpu_memory * 1e9),
               "views": sum(x.nbytes for x in empty(shapes, local).values()),
               "backward": saved_bytes(r, empty(shapes, local // r.accumulate))}
     steps = r.epochs * (images // r.batch_size)

@@ -76,6 +76,7 @@ RECIPES: dict[tuple[str, str], Recipe] = {
                                       warmup_epochs=10, schedule="step", clip_norm=5.0, drop_path=0.1),
 }
 OBJECTIVES = tuple(dict.fromkeys(objective for objective, _ in RECIPES))
+OWN = "own objective"                  # of a recipe that is none of these, for an objective that a user brings
 SCALES = ("smoke", "course", "paper")
 
 # What the paper recipes leave out of their papers, or do otherwise, as far as is known. All of them compute in bf16, where
@@ -134,8 +135,8 @@ def note_on_rate(r: Recipe, scale: str) -> str:
 
 
 def objective_of(r: Recipe) -> str:
-    """The name of a recipe's objective."""
-    return next(objective for (objective, _), known in RECIPES.items() if type(known) is type(r))
+    """The name of a recipe's objective, OWN for one that the course does not have."""
+    return next((objective for (objective, _), known in RECIPES.items() if type(known) is type(r)), OWN)
 
 
 def command(r: Recipe) -> str:

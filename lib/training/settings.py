@@ -76,8 +76,8 @@ class Recipe:
     clip_each: bool = option(False, "clip the gradient of each weight tensor by its own norm, not all by their common one")
     seed: int = option(0, "of weights, order, views and masks")
     device: str = option("auto", "auto takes a GPU if there is one", ("auto", "cpu", "cuda"))
-    precision: str = option("auto", "auto is bf16 on a GPU that has it (from NVIDIA's Ampere on) and fp32 elsewhere; fp64 is for "
-                            "comparing runs to the last digit",
+    precision: str = option("auto", "auto is bf16 on a GPU that has it (from NVIDIA's Ampere on) and fp32 elsewhere; fp64 is "
+                            "for comparing runs to the last digit",
                             ("auto", "fp32", "bf16", "fp64"))
     compile: bool = option(False, "compile the objective with torch.compile")
     accumulate: int = option(1, "parts in which a process takes its images of a step, to need less memory; for losses that are "
@@ -89,8 +89,8 @@ class Recipe:
     log_every: int = option(10, "steps between lines of the log")
     checkpoint_every: int = option(0, "steps between checkpoints; 0 for once an epoch")
     keep_every: int = option(0, "epochs between backbones that are kept, backbone-epochNNNN.safetensors; 0 for never")
-    knn_every: int = option(10, "epochs between k-NN evaluations, of 2,000 validation images among 5,000 training images, or 50 of "
-                                "each class where that is more; 0 for never")
+    knn_every: int = option(10, "epochs between k-NN evaluations, of 2,000 validation images among 5,000 training images, or "
+                                "50 of each class where that is more; 0 for never")
 
     def __post_init__(self):
         for f in fields(self):

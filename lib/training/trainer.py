@@ -21,6 +21,7 @@ from tqdm import tqdm
 from lib import distributed, random
 from lib.data.ahead import Ahead
 from lib.errors import CourseError
+from lib.objectives import Objective
 from lib.precision import has_bf16
 from lib.training import checkpoint, log, memory, sharding
 from lib.training.build import build
@@ -74,12 +75,14 @@ class Trainer:
 
     folder: where to write log.jsonl, TensorBoard events, checkpoints and, at the end, backbone.safetensors; None writes
     nothing; resume: go on with the run in it. monitor: called with the backbone every `knn_every` epochs, in all processes,
-    returns numbers for the log. Set `stop` to end after the current step, with a checkpoint. Raises CourseError if the source
-    is smaller than a batch, if the folder holds another run, if the loss is not finite.
+    returns numbers for the log. make: a function of the recipe that gives the objective, for one of your own; it draws weights
+    from PyTorch's random state, which the seed sets. Set `stop` to end after the current step, with a checkpoint. Raises
+    CourseError if the source is smaller than a batch, if the folder holds another run, if the loss is not finite.
     """
 
     def __init__(self, r: Recipe, source, folder: str | Path | None = None, *, resume: bool = False,
-                 monitor: Callable[[nn.Module], dict[str, float]] | None = None, progress: bool = False):
+                 monitor: Callable[[nn.Module], dict[str, float]] | None = None, progress: bool = False,
+                 make: Callable[[Recipe], Objective] = build):
         processes = distributed.world_size()
         distributed.check_same({"images": len(source)} | describe(r))
         if r.batch_size % processes:
@@ -100,7 +103,8 @@ class Trainer:
         self.steps_per_epoch = len(source) // r.batch_size
         self.steps = r.epochs * self.steps_per_epoch
         self.dtype = torch.float64 if r.precision == "fp64" else torch.float32
-        self.objective = build(r).to(self.device, self.dtype)
+        self.make = make
+        self.objective = self._made().to(self.device, self.dtype)
         self.sharded = r.shard and processes > 1
         if r.compile and self.sharded:                             # their insides, or nothing would be: see `compile_blocks`
             sharding.compile_blocks(self.objective)
@@ -121,6 +125,15 @@ class Trainer:
         self.call = self.objective
         if replicated:                                            # gradients live in the buckets that travel, not beside them
             self.call = distributed.replicate(self.objective, gradient_as_bucket_view=True)
+
+    def _made(self) -> Objective:
+        """The objective with its first weights."""
+        torch.manual_seed(self.recipe.seed)
+        made = self.make(self.recipe)
+        if not isinstance(made, Objective) or not isinstance(getattr(made, "backbone", None), nn.Module):
+            raise CourseError(f"make must give a lib.objectives.Objective with a backbone, got a {type(made).__name__}"
+                              + (" without one" if isinstance(made, Objective) else ""))
+        return made
 
     def described(self) -> dict:
         """What a run says of itself on disk: its recipe, as plain data."""
@@ -321,7 +334,7 @@ class Trainer:
         self.objective.eval()
         if not self.sharded:
             return self.objective.backbone
-        backbone = build(self.recipe).backbone.to(self.device, self.dtype).eval()
+        backbone = self._made().backbone.to(self.device, self.dtype).eval()
         backbone.load_state_dict(sharding.whole(self.objective.backbone.state_dict()))
         return backbone
 

@@ -48,7 +48,8 @@ class Monitor(Widget):
             raise CourseError(f"a monitor watches a Trainer, got a {type(trainer).__name__}")
         objective = objective_of(trainer.recipe)
         self.trainer, self._error, self._threads, self._lock = trainer, None, [], threading.Lock()
-        super().__init__(meta={"title": f"Training {objective}", "color": COLORS[objective], "steps": trainer.steps,
+        color = COLORS.get(objective, "black")
+        super().__init__(meta={"title": f"Training {objective}", "color": color, "steps": trainer.steps,
                                "button": "Stop, keep a checkpoint" if trainer.folder else "Stop"}, **shown)
         if trainer.step >= trainer.steps:
             self.state = "done"

@@ -248,7 +248,8 @@ def test_truncated_shrinks_with_depth():
             assert weight.std() == pytest.approx(NARROW / divisor, rel=0.04)
             assert 0.0199 < weight.abs().max() * divisor <= 0.020001 and weight.mean().abs() < 0.001
         assert not block.attn.qkv.bias.any() and not block.mlp.fc2.bias.any()
-    assert backbone.patch_embed.proj.weight.std() == pytest.approx(NARROW, rel=0.04) and not backbone.patch_embed.proj.bias.any()
+    projection = backbone.patch_embed.proj
+    assert projection.weight.std() == pytest.approx(NARROW, rel=0.04) and not projection.bias.any()
     for token in (backbone.cls_token, backbone.mask_token):
         assert token.std() == pytest.approx(NARROW, rel=0.3) and token.abs().max() <= 0.02
 

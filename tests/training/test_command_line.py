@@ -332,9 +332,10 @@ def test_the_control_can_be_left_out(run):
 
 
 def test_pixels_of_no_class_can_be_left_out(run, capsys):
-    for n in range(12):
+    for n in range(40):
         mask = np.tile(np.repeat(np.uint8([0, 1, 255, 0]), 4), (16, 1))
-        for part, image in (("images", np.stack([np.roll(200 * (mask == 1), n % 3, 1).astype(np.uint8)] * 3, 2)), ("masks", mask)):
+        bright = np.roll(200 * (mask == 1), n % 3, 1).astype(np.uint8)
+        for part, image in (("images", np.stack([bright] * 3, 2)), ("masks", mask)):
             path = Path("pairs") / part / f"{n}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(path)

@@ -189,7 +189,8 @@ def test_tensorboard_shows_what_the_log_holds(tmp_path, source):
     trained(source, tmp_path, stop_at=6, log_every=2)
     trained(source, tmp_path, resume=True, log_every=2)
     board = EventAccumulator(str(tmp_path)).Reload()
-    assert [event.step for event in board.Scalars("loss")] == [line["step"] for line in read_log(tmp_path)] == [2, 4, 6, 8, 10, 12]
+    steps = [2, 4, 6, 8, 10, 12]
+    assert [event.step for event in board.Scalars("loss")] == [line["step"] for line in read_log(tmp_path)] == steps
 
 
 def test_another_seed_is_another_run(source):

@@ -29,7 +29,7 @@ from lib.objectives import Objective
 from lib.training.checkpoint import read_export, write_atomically
 from lib.training.recipes import describe
 from lib.training.settings import SupervisedRecipe
-from lib.training.trainer import Trainer, make_optimizer
+from lib.training.trainer import Trainer
 from lib.training.zoo import WORLDS, in_order, planned
 
 RESULTS = Path(__file__).parents[3] / "data" / "results" / "zoo"
@@ -61,17 +61,12 @@ class OtherTrainer(Trainer):
 
     def __init__(self, r: SupervisedRecipe, source, folder: str | Path | None, model: str, *,
                  resume: bool = False, progress: bool = False):
-        super().__init__(r, source, progress=progress)                             # no folder yet: nothing is read or written
-        r = self.recipe                                                            # its number of classes is known by now
-        torch.manual_seed(r.seed)
-        view = replace(SUPERVISED, scale=(r.crop_min, 1.0))
-        network = others.create(model, r.classes, r.image_size, r.patch_size)
-        objective = Classifier(network, r.image_size, r.smoothing, view).to(self.device)
-        self.objective = self.call = objective
-        self.model, self.optimizer = model, make_optimizer(r, objective)
-        self.folder = Path(folder) if folder is not None else None
-        self._open_folder(resume)
+        self.model = model
+        super().__init__(r, source, folder, resume=resume, progress=progress, make=self.classifier)
 
+    def classifier(self, r: SupervisedRecipe) -> Classifier:
+        network = others.create(self.model, r.classes, r.image_size, r.patch_size)
+        return Classifier(network, r.image_size, r.smoothing, replace(SUPERVISED, scale=(r.crop_min, 1.0)))
 
     def described(self) -> dict:
         return described(self.recipe, self.model)
