@@ -8,7 +8,7 @@ drawn before. They are drawn on the CPU, which therefore knows which images an o
 Shapes: images (B, 3, H, W), float in [0, 1] where nothing else is said; a parameter is (B,), on the device of the images.
 """
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -55,6 +55,15 @@ class ViewRecipe:
                 raise CourseError(f"{name} must be a range (low, high) with 0 < low <= high <= {most}, got {(low, high)}")
         if min(self.strengths) < 0 or self.strengths[3] > 0.5:
             raise CourseError(f"strengths must not be negative, and hue at most 0.5, got {self.strengths}")
+
+
+CAN_BE_LEFT_OUT = ("crop", "jitter", "grayscale", "blur", "solarize", "flip")
+
+
+def without(view: ViewRecipe, names: tuple[str, ...]) -> ViewRecipe:
+    """A view that leaves some of CAN_BE_LEFT_OUT out. Without "crop" it shows a square image whole."""
+    probabilities = {name: 0.0 for name in names if name != "crop"}
+    return replace(view, **probabilities, **(dict(scale=(1.0, 1.0), ratio=(1.0, 1.0)) if "crop" in names else {}))
 
 
 PLAIN = ViewRecipe(ratio=(1.0, 1.0))

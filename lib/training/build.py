@@ -1,10 +1,10 @@
 """From a recipe to the objective that it trains."""
-from dataclasses import fields, replace
+from dataclasses import fields
 
 import torch
 from torch import nn
 
-from lib.data.views import DINO_GLOBAL, DINO_LOCAL, MAE_VIEW, MOCO_V3, SIMMIM, SUPERVISED, ViewRecipe
+from lib.data.views import DINO_GLOBAL, DINO_LOCAL, MAE_VIEW, MOCO_V3, SIMMIM, SUPERVISED
 from lib.errors import CourseError
 from lib.models.vit import ViT
 from lib.objectives.contrastive import MoCoV3
@@ -42,30 +42,27 @@ def build(r: Recipe) -> nn.Module:
             return _dino(r)
         case MAERecipe():
             return MAE(r.backbone(), r.mask_ratio, r.decoder_dim, r.decoder_depth, r.decoder_heads, r.normalize_target,
-                       _crop(MAE_VIEW, r.crop_min))
+                       r.view(MAE_VIEW, r.crop_min))
         case SupervisedRecipe(classes=0):
             raise CourseError("classes is 0; the trainer takes it from the data, here it must be given")
         case SupervisedRecipe():
-            return Supervised(r.backbone(), r.classes, r.mixup, r.cutmix, r.smoothing, _crop(SUPERVISED, r.crop_min), r.pooling)
+            return Supervised(r.backbone(), r.classes, r.mixup, r.cutmix, r.smoothing, r.view(SUPERVISED, r.crop_min),
+                              r.pooling)
     raise CourseError(f"nothing is known about training a {type(r).__name__}; to train an objective of your own, give the "
                       "trainer a function that makes it: Trainer(recipe, source, make=...)")
 
 
-def _crop(view: ViewRecipe, smallest: float, largest: float = 1.0) -> ViewRecipe:
-    return replace(view, scale=(smallest, largest))
-
-
 def _mocov3(r: MoCoV3Recipe, backbone: ViT) -> MoCoV3:
-    views = tuple(_crop(view, r.crop_min) for view in MOCO_V3)
+    views = tuple(r.view(view, r.crop_min) for view in MOCO_V3)
     return MoCoV3(backbone, r.hidden, r.dim, r.temperature, r.momentum, r.freeze_patches, views)
 
 
 def _simmim(r: SimMIMRecipe, backbone: ViT, crop_min: float) -> SimMIM:
-    return SimMIM(backbone, r.mask_ratio, r.mask_cell, _crop(SIMMIM, crop_min))
+    return SimMIM(backbone, r.mask_ratio, r.mask_cell, r.view(SIMMIM, crop_min))
 
 
 def _dino(r: DINORecipe) -> DINO:
-    globals_, local = tuple(_crop(view, r.crop_min) for view in DINO_GLOBAL), _crop(DINO_LOCAL, r.local_min, r.crop_min)
+    globals_, local = tuple(r.view(view, r.crop_min) for view in DINO_GLOBAL), r.view(DINO_LOCAL, r.local_min, r.crop_min)
     return DINO(r.backbone(), r.hidden, r.bottleneck, r.prototypes, r.student_temperature, r.teacher_temperature,
                 r.teacher_temperature_start, r.teacher_warmup, r.momentum, r.center_momentum, r.freeze_last, r.local_crops,
                 r.local_size, globals_, local)

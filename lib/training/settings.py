@@ -1,8 +1,9 @@
 """What a recipe consists of: a dataclass for each objective, every field with its meaning and its bounds."""
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar
 
 from lib.data.shapes import DIFFICULTIES
+from lib.data.views import CAN_BE_LEFT_OUT, ViewRecipe, without
 from lib.errors import CourseError
 from lib.models import vit
 
@@ -29,7 +30,7 @@ ABOVE_0 = ("temperature", "student_temperature", "teacher_temperature", "teacher
 FREE = {"device", "compile", "accumulate", "checkpoint_blocks", "shard", "log_every", "checkpoint_every", "knn_every",
         "keep_every"}
 # What came to recipes later, with the value by which a description without it is understood: what was computed until then.
-LATER = {"heads": 0, "clip_each": False, "stored_size": 0, "pooling": "cls"}
+LATER = {"heads": 0, "clip_each": False, "stored_size": 0, "pooling": "cls", "start_from": "", "leave_out": ""}
 
 
 def later(names) -> dict:
@@ -57,8 +58,11 @@ class Recipe:
     heads: int = option(0, "attention heads of a block; 0 for those of the size")
     positions: str = option("sincos", "fixed sin-cos embedding, a shared relative bias, or a learned embedding", vit.POSITIONS)
     init: str = option("xavier", INIT, vit.INITS)
+    start_from: str = option("", "begin with the weights of a backbone, not with random ones: a run's folder, a shipped "
+                                 "network (shapes/mocov3) or official:NAME")
     layer_scale: float = option(0.0, "initial layer scale; 0 for none")
     drop_path: float = option(0.0, "rate of stochastic depth in the last block, rising from 0 in the first")
+    leave_out: str = option("", f"augmentations to leave out, with commas between: {', '.join(CAN_BE_LEFT_OUT)}")
     epochs: int = option(100, "passes over the training images")
     batch_size: int = option(256, "images a step, over all processes; at scale paper the learning rate grows in proportion, "
                                   "unless it is given too")
@@ -114,11 +118,20 @@ class Recipe:
         if self.accumulate > 1 and not self.mean_over_images:
             raise CourseError(f"accumulate must be 1 here, got {self.accumulate}: this loss compares the images of a step with "
                               "each other, and parts would change it; --checkpoint-blocks saves memory and changes nothing")
+        if strange := [name for name in self.left_out() if name not in CAN_BE_LEFT_OUT]:
+            raise CourseError(f"leave_out names augmentations, {', '.join(CAN_BE_LEFT_OUT)}, got {strange[0]!r}")
         if abs(self.seed) >= 2**63:
             raise CourseError(f"seed must fit into 64 bits, got {str(self.seed)[:40]}")
         for f in fields(self):
             if f.metadata["choices"] and getattr(self, f.name) not in f.metadata["choices"]:
                 raise CourseError(f"{f.name} must be one of {', '.join(f.metadata['choices'])}, got {getattr(self, f.name)!r}")
+
+    def view(self, published: ViewRecipe, smallest: float, largest: float = 1.0) -> ViewRecipe:
+        """A published view with crops between two shares of the area, less what is left out."""
+        return without(replace(published, scale=(smallest, largest)), self.left_out())
+
+    def left_out(self) -> tuple[str, ...]:
+        return tuple(name.strip() for name in self.leave_out.split(",")) if self.leave_out else ()
 
     def backbone(self, mask_token: bool = False) -> vit.ViT:
         """A backbone with its initial weights, drawn from PyTorch's random state."""

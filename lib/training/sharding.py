@@ -33,10 +33,15 @@ def blocks(objective: nn.Module) -> list[nn.Module]:
     return [m for m in objective.modules() if isinstance(m, Block)]
 
 
+def full(x: Tensor) -> Tensor:
+    """A tensor of which each process may hold a shard, all of it, where it is. All processes must call it."""
+    return x.full_tensor().detach() if isinstance(x, DTensor) else x
+
+
 def whole(x):
     """Every shard in a tensor, dict or list brought together, on the CPU; the rest as it is. All processes must call it."""
     if isinstance(x, DTensor):
-        return x.full_tensor().detach().cpu()
+        return full(x).cpu()
     if isinstance(x, dict):
         return {name: whole(value) for name, value in x.items()}
     return [whole(value) for value in x] if isinstance(x, list) else x

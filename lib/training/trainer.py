@@ -23,7 +23,7 @@ from lib.data.ahead import Ahead
 from lib.errors import CourseError
 from lib.objectives import Objective
 from lib.precision import has_bf16
-from lib.training import checkpoint, log, memory, sharding
+from lib.training import checkpoint, initial, log, memory, sharding
 from lib.training.build import build
 from lib.training.recipes import Recipe, describe
 from lib.training.settings import FREE, later
@@ -104,7 +104,10 @@ class Trainer:
         self.steps = r.epochs * self.steps_per_epoch
         self.dtype = torch.float64 if r.precision == "fp64" else torch.float32
         self.make = make
-        self.objective = self._made().to(self.device, self.dtype)
+        self.objective = self._made()
+        if r.start_from and not resume:
+            initial.begin(self.objective, r.start_from)
+        self.objective.to(self.device, self.dtype)
         self.sharded = r.shard and processes > 1
         if r.compile and self.sharded:                             # their insides, or nothing would be: see `compile_blocks`
             sharding.compile_blocks(self.objective)
@@ -221,7 +224,7 @@ class Trainer:
             return {k: x.to(self.dtype) if x.is_floating_point() else x for k, x in batch.items()}
 
     def train_step(self, step: int) -> dict[str, Tensor]:
-        """One step of the optimiser; -> loss and logs as tensors on the device, so that nothing waits for it."""
+        """One step of the optimiser; -> loss, gradient norm and logs as tensors on the device, so that nothing waits for it."""
         r, epoch = self.recipe, step / self.steps_per_epoch
         torch.manual_seed(int(random.combine(r.seed, "step", step, distributed.rank())) % 2**63)     # for drop path
         for group in self.optimizer.param_groups:
@@ -232,10 +235,14 @@ class Trainer:
         self.objective.begin_step(step / self.steps)
         self.optimizer.zero_grad(set_to_none=True)
         logs = self.backward(self.prepare(step))
-        if r.clip_norm:
-            learned = [p for p in self.objective.parameters() if p.grad is not None]
-            for together in [[p] for p in learned] if r.clip_each else [learned]:
-                nn.utils.clip_grad_norm_(together, r.clip_norm)
+        learned = [p for p in self.objective.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in learned])
+        logs["gradient_norm"] = sharding.full(norm)                                # before clipping
+        if r.clip_norm and r.clip_each:
+            for parameter in learned:
+                nn.utils.clip_grad_norm_([parameter], r.clip_norm)
+        elif r.clip_norm:
+            nn.utils.clip_grads_with_norm_(learned, r.clip_norm, norm)
         for parameter in self.objective.resting():
             parameter.grad = None
         self.optimizer.step()

@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
+from lib.data.views import CAN_BE_LEFT_OUT, ViewRecipe
 from lib.errors import CourseError
 from lib.models import zoo
 from lib.objectives.contrastive import MoCoV3
@@ -177,3 +178,24 @@ def test_the_command_of_a_published_recipe_says_what_would_not_follow(objective,
     r = recipe(objective, "paper", **changes)
     monkeypatch.setattr("sys.argv", command(r).split()[2:])
     assert parse()[2] == r
+
+
+def views_of(objective: str, leave_out: str) -> list[ViewRecipe]:
+    """All views that an objective makes."""
+    r = recipe(objective, leave_out=leave_out, **{"classes": 10} if objective == "supervised" else {})
+    names = ("view", "views", "global_views", "local_view")
+    found = [getattr(module, name) for module in build(r).modules() for name in names if hasattr(module, name)]
+    return [view for views in found for view in (views if isinstance(views, tuple) else (views,))]
+
+
+def test_augmentations_can_be_left_out():
+    for before, after in zip(views_of("mocov3", ""), views_of("mocov3", "jitter, solarize"), strict=True):
+        assert after == replace(before, jitter=0.0, solarize=0.0) and before.jitter == 0.8
+    (whole,) = views_of("mae", "crop")
+    assert whole.scale == whole.ratio == (1.0, 1.0) and whole.flip == 0.5
+    views = [view for objective in OBJECTIVES for view in views_of(objective, ",".join(CAN_BE_LEFT_OUT))]
+    assert len(views) == 11
+    for view in views:
+        assert view == ViewRecipe(ratio=(1.0, 1.0), strengths=view.strengths, sigma=view.sigma)
+    with pytest.raises(CourseError, match=r"leave_out names augmentations, crop, jitter, .*, got 'hue'"):
+        recipe("mocov3", leave_out="jitter,hue")

@@ -66,7 +66,7 @@ class OtherTrainer(Trainer):
 
     def classifier(self, r: SupervisedRecipe) -> Classifier:
         network = others.create(self.model, r.classes, r.image_size, r.patch_size)
-        return Classifier(network, r.image_size, r.smoothing, replace(SUPERVISED, scale=(r.crop_min, 1.0)))
+        return Classifier(network, r.image_size, r.smoothing, r.view(SUPERVISED, r.crop_min))
 
     def described(self) -> dict:
         return described(self.recipe, self.model)
