@@ -546,17 +546,17 @@ for claim, a, b, column in claims:
 
 # %%
 trainings = {name: [written("shapes", training) for training in (name, f"{name}-seed1", f"{name}-seed2")]
-             for name in ("supervised", "mocov3", "simmim", "mae")}
+             for name in ("supervised", "mocov3", "dino", "simmim", "mae")}
 figure, axes = plt.subplots(1, 3, figsize=(7.5, 2.7), sharey=True)
 for axis, (column, title) in zip(axes, {"knn": "k-NN", "linear": "linear probe", "finetuned": "fine-tuned"}.items()):
     for x, (name, found) in enumerate(trainings.items()):
         middle = [100 * m[column]["value"] for m in found]
         error = [[100 * abs(m[column]["interval"][end] - m[column]["value"]) for m in found] for end in (0, 1)]
         axis.errorbar([x - 0.2, x, x + 0.2], middle, error, fmt="o", ms=4, color=plots.COLORS[name])
-    axis.set(title=title, xlabel="objective", xticks=range(4), xlim=(-0.6, 3.6))
+    axis.set(title=title, xlabel="objective", xticks=range(5), xlim=(-0.6, 4.6))
     axis.set_xticklabels(["labels" if name == "supervised" else NAMES[name] for name in trainings], fontsize=8)
 axes[0].set_ylabel("shapes named right (%)")
-plots.show(figure, alt="Three trainings of four networks by three yardsticks: fine-tuned, all but the supervised lie farther apart than intervals.")
+plots.show(figure, alt="Three trainings of five networks by three yardsticks: fine-tuned, all but the supervised lie farther apart than intervals.")
 
 # %%
 for name, found in trainings.items():

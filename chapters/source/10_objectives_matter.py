@@ -348,15 +348,15 @@ for name, words in {"mocov3": "MoCo v3", "again": "MoCo v3 again", "dino": "DINO
 # %%
 from itertools import combinations, product
 
-for name in ("mocov3-seed2", "simmim-seed1", "simmim-seed2", "mae-seed1", "mae-seed2"):
+for name in ("mocov3-seed2", "simmim-seed1", "simmim-seed2", "mae-seed1", "mae-seed2", "dino-seed1", "dino-seed2"):
     network = zoo.load(name)
     reader = Representations(network, images, {f"block{block}": module for block, module in enumerate(network.blocks, start=1)})
     for batch, found in zip(batches, ends):
         found.update({f"{name}/{part}": k for part, k in reader.grams(batch).items()})
 
 three = {"MoCo v3": ["mocov3", "again", "mocov3-seed2"], "SimMIM": ["simmim", "simmim-seed1", "simmim-seed2"],
-         "MAE": ["mae", "mae-seed1", "mae-seed2"], "DINO": ["dino"]}
-every_pair = {f"{name}, itself": list(combinations(those, 2)) for name, those in three.items() if len(those) > 1}
+         "MAE": ["mae", "mae-seed1", "mae-seed2"], "DINO": ["dino", "dino-seed1", "dino-seed2"]}
+every_pair = {f"{name}, itself": list(combinations(those, 2)) for name, those in three.items()}
 every_pair |= {f"{a}, {b}": list(product(three[a], three[b])) for a, b in combinations(three, 2)}
 
 # %%
@@ -365,7 +365,7 @@ figure, axes = plt.subplots(1, 2, figsize=(7.5, 3.6), sharey=True)
 for axis, (title, look) in zip(axes, list(three_looks(cka_of(ends), named).items())[:2]):
     for row, pairs in enumerate(every_pair.values()):
         dots = [alike(look, named, [pair], blocks[6:]).mean() for pair in pairs]
-        axis.plot(dots, [row] * len(dots), "o", ms=5, alpha=0.6, color="#0072B2" if row < 3 else "#CC79A7")
+        axis.plot(dots, [row] * len(dots), "o", ms=5, alpha=0.6, color="#0072B2" if row < len(three) else "#CC79A7")
     axis.axvline(0, color="black", lw=0.8)
     axis.set(title=title, xlabel="CKA, blocks 7 to 12 (n = 96)", yticks=range(len(every_pair)), ylim=(len(every_pair) - 0.5, -0.5))
 axes[0].set_yticklabels(every_pair), axes[0].set_ylabel("pair")
