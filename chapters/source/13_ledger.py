@@ -168,9 +168,9 @@ plots.show(figure, alt="A row for each claim of Shekhar et al. 2023, its checks 
 # not have learned it, though its partner may have. A claim about an undertrained network would keep its dots and have a
 # grey verdict. A row without dots waits for a measurement, or cannot be measured here.
 #
-# A few dots lie more than ten half widths from the margin, most of them of networks that were trained once (park-14, shekhar-1
-# and 8). Do not read that as "large effect": with the same images shown to both networks, tiny differences are far from 0. It
-# says that *other images* would not change the verdict. Another training might; section 3 asks.
+# A few dots lie more than ten half widths from the margin, most of them of networks that were trained once (park-14). Do not
+# read that as "large effect": with the same images shown to both networks, tiny differences are far from 0. It says that
+# *other images* would not change the verdict. Another training might; section 3 asks.
 #
 # ### In words and numbers
 #
@@ -215,15 +215,15 @@ for entry in entries:
 
 # %% [markdown]
 # *More* and *less* are by Student's interval over the three differences; both networks of a difference saw the same
-# images. **Of these fourteen checks five come out higher with training.** MoCo v3's attention is more collapsed in blocks
+# images. **Of these fifteen checks five come out higher with training.** MoCo v3's attention is more collapsed in blocks
 # 11 and 12 than that of random weights, and falls to it from its earlier blocks; its tokens are more alike, and its
 # blocks; and a trained ViT has later blocks to which the CNN's upper half goes. One comes out lower: heads are more alike
-# *without* training. For the other eight no difference from random weights shows: what they say is true, and may be so
+# *without* training. For the other nine no difference from random weights shows: what they say is true, and may be so
 # without any training.
 #
 # ## 3. Another training
 #
-# Of all networks of shapes but DINO and the hybrid three trainings ship, `mocov3`, `mocov3-seed1` and so on: the same recipe
+# Of all networks of shapes but the hybrid three trainings ship, `mocov3`, `mocov3-seed1` and so on: the same recipe
 # with other first weights, other views and another order of the images. Claims about these were put to all of them ("3" in
 # the tables above). A check is then one number for each training, and its interval is that of their mean: Student's over the
 # trainings, with the interval over images added as squares (exercise 3). Networks of the same seed are compared; ViTs of one
@@ -290,14 +290,13 @@ for id, entry in repeated.items():
         print(f"{id:<10} {entry['statement']}{words.get(ledger.control_reads(entry), '')}")
 
 # %% [markdown]
-# **Of what one training decided, three leave nearly half open, and turn nothing round.** Of Raghu et al.'s checks, about
-# ViTs and CNNs, two thirds stay decided; of those about pairs of objectives, half (Park et al.) and less than half
-# (Shekhar et al.). Where a check is open now, most often all three trainings lie on one side of the margin, and in twelve
+# **Of what one training decided, three leave two fifths open, and turn nothing round.** Of Raghu et al.'s checks, about
+# ViTs and CNNs, nearly two thirds stay decided; of those about pairs of objectives, a little more than half. Where a check is open now, most often all three trainings lie on one side of the margin, and in twelve
 # cases one or two lie on the other side, where the interval over images had excluded it. Open is not refuted: three
 # numbers say little about how far they scatter, so Student's factor is 4.3, and a check has to be much the same three
 # times to be decided.
 #
-# Eight claims stay supported, fifteen are open that were not. Chapters 04 to 10 show the three trainings side by side; the one
+# Nine claims stay supported, sixteen are open that were not. Chapters 04 to 10 show the three trainings side by side; the one
 # that would have misled most is in 05, where MAE's late attention falls to the level of random weights in two trainings of
 # three, and the one that those chapters begin with is the third.
 #
@@ -366,7 +365,7 @@ for id, (one, other) in pairs.items():
 # all of supervised networks. **One of them holds over three trainings**: the lower half of a CNN finds its like in a
 # trained ViT lower than the upper half does (raghu-2; both in the ViT's lowest third). Of random weights the latter is
 # true in neither world, and on shapes it comes out higher with training (section 2); of ViTs without labels it is
-# positive in every training on shapes, decided for MAE and the one DINO, and on photographs decided for MoCo v3 and MAE.
+# positive in every training on shapes, decided for MAE and DINO, and on photographs decided for MoCo v3 and MAE.
 # Two are open over three trainings, each of which lies on the claim's side: that single tokens know the class in a ViT
 # that is read by its mean (raghu-10), and that the last layer of a CNN is more like that of a ViT that was told the same
 # classes than like MAE's (shekhar-13). Of contrast and masks, no claim is among the three.
@@ -537,9 +536,8 @@ chapter13.check_both(both);
 # - Intervals over images say nothing about another training, nor about other images than those of the world they come from.
 #   Where there are several seeds, they belong into the interval; where there are two worlds, look at both.
 #
-# **Limits.** Small networks on a procedural world and on small photographs; of the latter, of DINO and of the hybrid there is
-# one training each; "not supported" here
-# says that a claim does not show at this scale, and nothing about ViT-B on ImageNet. Some rows are measured by a stand-in.
+# **Limits.** Small networks on a procedural world and on small photographs; of the latter and of the hybrid there is one
+# training each; "not supported" here says that a claim does not show at this scale, and nothing about ViT-B on ImageNet. Some rows are measured by a stand-in.
 # A second training can take a likeness back that every interval supports (chapter 10, section 2). Where only written
 # intervals are compared, the two networks are taken as independent, which errs towards "inconclusive".
 # With some hundred checks at 95 %, a few will be off by chance. A claim in several parts is refuted by its weakest part,
