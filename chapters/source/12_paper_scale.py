@@ -307,7 +307,7 @@ for quantity, title in titles.items():
 # high frequencies come out depends much on the photograph, so do not hold a published curve against a grey one. Hold pairs
 # against each other, each on images of its own. The published pair: SimMIM lies above MoCo v3 at every depth, by 0.9 before
 # the first block and by 0.2 after the last. The pair of starts, which no loss has touched: the same order, about 0.6 and
-# 1.5 apart. SimMIM begins with small weights and a layer scale of 0.1, so that its blocks do next to nothing; MoCo v3
+# 1.4 apart. SimMIM begins with small weights and a layer scale of 0.1, so that its blocks do next to nothing; MoCo v3
 # begins with larger ones, whose attention smooths, block after block, and with sines and cosines added to its tokens. **A
 # gap in the published direction is there before training, and at the end a larger one.** The two recipes differ in
 # positions, layer scale and initial weights, not in the objective alone, and so this pair alone cannot say which of these
