@@ -56,6 +56,7 @@ def test_a_claim_is_put_to_its_networks_and_to_its_control(lab):
 
 def test_an_undertrained_network_leaves_a_claim_open(lab, monkeypatch):
     monkeypatch.setattr(Lab, "undertrained", lambda self, names: {"dino": "cut"} if "dino" in names else {})
+    monkeypatch.setattr(Lab, "seeds", lambda self, names: [])
     assert measured(claim(above, networks=("dino",)), lab)["why"] == "DINO is undertrained: cut"
     assert measured(claim(above, networks=("simmim",)), lab)["verdict"] == "supported"
 
