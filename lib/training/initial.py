@@ -31,6 +31,9 @@ def weights(name: str) -> dict[str, Tensor]:
     if not Path(name).exists() and zoo.FOLDER.exists() and name in zoo.vits():
         return zoo.load(model, world).state_dict()
     path = Path(name).expanduser()
+    if not path.is_dir() and not (path.is_file() and path.suffix == ".safetensors"):
+        raise CourseError("--start-from takes a run's folder, a .safetensors file of one, a shipped ViT such as shapes/mocov3, "
+                          f"or official:NAME (python -m lib.models list); got {name!r}")
     return read_export(path / "backbone.safetensors" if path.is_dir() else path)[0]
 
 

@@ -107,8 +107,9 @@ def test_fewer_or_more_blocks_are_said(run):
         begin(deeper, str(run))
 
 
-@pytest.mark.parametrize(("name", "said"), [("nowhere", "nowhere does not exist"), ("official:nothing", "nothing"),
-                                            ("shapes/nothing", "shapes/nothing does not exist")])
+@pytest.mark.parametrize(("name", "said"), [("nowhere", "takes a run's folder, .* got 'nowhere'"),
+                                            ("official:nothing", "nothing"), ("shapes/resnet", "got 'shapes/resnet'"),
+                                            (__file__, "a .safetensors file of one")])
 def test_weights_that_are_nowhere_are_said(name, said):
     with pytest.raises(CourseError, match=said):
         begin(build(tiny("simmim")), name)
