@@ -36,6 +36,27 @@ torch.set_grad_enabled(False)  # nothing is trained in this chapter
 torch.set_num_threads(min(2, torch.get_num_threads()))  # more would not pay, and a shared machine has other guests
 
 # %% [markdown]
+# ## What the course asks
+#
+# This chapter builds the network. All others ask one question of it: **what does a Vision Transformer learn when nobody
+# tells it a label?** There are two ways to train one without. *Contrastive learning* (CL) has it recognise an image in two
+# distorted views (chapter 02); *masked image modelling* (MIM) hides most of an image and has it fill in the rest (chapter
+# 03). Park et al. 2023 say that the two learn opposite things:
+#
+# | | contrastive (MoCo v3) | masked (SimMIM, MAE) | chapter |
+# |---|---|---|---|
+# | is better at | a linear probe, small networks | fine-tuning, large networks | 04 |
+# | attention looks | far, and late the same way from everywhere | nearby, from each place its own way | 05 |
+# | it moves the tokens of an image | all together | each by itself | 06 |
+# | it goes by | low frequencies, shape | high frequencies, texture | 07 |
+# | what matters is learned in | late blocks | early blocks | 08 |
+# | both losses at once | | beat either | 11 |
+#
+# Chapter 09 sets Vision Transformers beside CNNs (Raghu et al. 2021), chapter 10 sets families of objectives beside each
+# other (Shekhar et al. 2023). Each sentence becomes a number here, measured on networks that an hour or two of a CPU can
+# train, beside a network that has learned nothing. Some hold, some do not show at so small a scale, and of some it turns
+# out that random weights do the same. Chapter 13 keeps the account, and chapter 12 says what the papers' scale takes.
+#
 # ## 1. Patches: an image becomes a sentence
 #
 # `shapes` draws the images of this course: an object with a texture, before a ground with another. One of them is enough
@@ -647,8 +668,8 @@ plots.show(figure, alt="Largest differences on a logarithmic axis. The four step
 # run and be noticed. The small ones, GELU and $\varepsilon$, are worse: such a network runs, trains and looks healthy, and
 # gives you slightly wrong features from somebody else's checkpoint. A tolerance of 0.01 would not have caught them.
 #
-# Last, is the code fitted to the course's own model? Take a model of timm's that knows nothing of us: DeiT-Ti's shape,
-# three heads, learned positions, its own first weights.
+# Last: does our code work for the course's own model alone? Take a model of timm's that knows nothing of us: DeiT-Ti's
+# shape, three heads, learned positions, its own first weights.
 
 # %%
 torch.manual_seed(1)

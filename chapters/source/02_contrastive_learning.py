@@ -28,8 +28,8 @@ plots.style()
 torch.set_num_threads(min(2, torch.get_num_threads()));
 
 # %% [markdown]
-# One thread, so that sums come in the same order every time. Numbers after the sign ≈ come from networks trained in this
-# notebook; their last digits differ between processors all the same.
+# At most two threads; the outputs that are stored were made with one. Numbers after the sign ≈ come from networks
+# trained in this notebook; their last digits depend on the processor and on the threads.
 #
 # ## 1. Two views of one image
 #
@@ -118,9 +118,9 @@ for name, strengths in {"crops": (0.08, 0, 0, 0), "crops, blur": (0.08, 0, 12, 0
     print(f"{name:<14} mean colour finds the partner: ≈ {lazy(crowd, turned(*strengths)):.0%}")
 
 # %% [markdown]
-# **Crops leave the colours, and a network that can win by colour need not look at shapes.** Blur does nothing to a mean; grey
-# spoils the game after a crop, and not at all without one; jitter spoils it with and without. What you take out of the views is
-# what the network need not learn, and what you leave in is what it may be lazy with.
+# **Crops leave the colours, and a network that can win by colour need not look at shapes.** Blur does nothing to a
+# mean; grey spoils the game after a crop, and not at all without one; jitter spoils it with and without. What you take
+# out of the views is what the network need not learn, and whatever you leave in can serve as a shortcut.
 #
 # ## 2. Find your partner
 #
@@ -195,8 +195,8 @@ opposite = torch.tensor([[1.0], [-1.0]])
 print(f"partners equal, the other opposite: {info_nce_matrix(opposite, opposite, 0.2):.4f}")
 
 # %% [markdown]
-# The library's loss is $2\tau$ times that, once for each direction: 2 × 0.4 × 4.85 = **3.88**. A training loss that stays
-# there tells no image from another.
+# The library's loss is $2\tau$ times that, once for each direction: 2 × 0.4 × 4.85 = **3.88**. If the loss stays there,
+# the network cannot tell images apart.
 #
 # ## 3. The other network
 #
@@ -212,8 +212,9 @@ print(f"partners equal, the other opposite: {info_nce_matrix(opposite, opposite,
 #              momentum     momentum                no gradient
 # ```
 #
-# Projector and predictor are small MLPs that are thrown away after training; what is kept is the backbone, and its CLS token is
-# the representation. The predictor sits on the query's side alone; section 5 shows why.
+# Projector and predictor are small MLPs that are thrown away after training; what is kept is the backbone, and its CLS
+# token is the representation. The predictor sits on the query's side alone; section 5 tries one where there are no
+# negatives.
 #
 # How slow is slow? Here a weight of the online network jumps about while it drifts from 0 to 1.
 
@@ -248,8 +249,8 @@ print([round(momentum_at(progress, start=0.99), 4) for progress in (0, 0.5, 1)])
 # The course's world has an easy end made for this: grey images, one shape near the middle, much noise. No label is used to
 # train. Afterwards we use labels to ask one question: do the nearest neighbours of an image show the same shape?
 #
-# The question has a name, **k-NN**: take the CLS token of an image, find the 20 most similar among 2,000 training images whose
-# labels are known (the *bank*), and let them vote on the shape, the nearer the louder.
+# The question has a name, **k-NN**: take the CLS token of an image, find the 20 most similar among 2,000 training
+# images whose labels are known (the *bank*), and let them vote on the shape; nearer ones count more.
 
 # %%
 settings = recipe("mocov3", "smoke", device="cpu")
@@ -323,10 +324,10 @@ right.set(xlabel="step", ylabel="accuracy", title="Partner found among 128; dash
 plots.show(figure, alt="Left: the loss falls below guessing. Right: the share of partners found rises above guessing.")
 
 # %% [markdown]
-# The partner is found several times as often as by guessing, and still seldom. That is right so: with 128 images and 10
-# shapes, a batch holds a dozen images of the same shape, and a network that sees nothing but shape could not do better than
-# one in thirteen. Labels were never shown, yet neighbours now share their shape about twice as often. Is it really the shape?
-# A **negative control**: shuffle the labels of the bank.
+# The partner is found several times as often as by guessing, and still seldom. That is as it should be: with 128 images
+# and 10 shapes, a batch holds a dozen images of the same shape, and a network that sees nothing but shape could not do
+# better than one in thirteen. Labels were never shown, yet neighbours now share their shape about twice as often. Is it
+# really the shape? A **negative control**: shuffle the labels of the bank.
 
 # %%
 shuffled = trained["bank"][1][torch.randperm(len(bank), generator=torch.Generator().manual_seed(0))]

@@ -27,8 +27,8 @@ plots.style()
 torch.set_num_threads(min(2, torch.get_num_threads()));
 
 # %% [markdown]
-# One thread, so that sums come in the same order every time. Numbers after the sign ≈ come from networks trained in this
-# notebook; their last digits differ between processors all the same.
+# At most two threads; the outputs that are stored were made with one. Numbers after the sign ≈ come from networks
+# trained in this notebook; their last digits depend on the processor and on the threads.
 #
 # ## 1. Hide something
 #
@@ -52,8 +52,9 @@ figure = plots.image_grid(image / 255, ["the image"])
 plots.show(figure, alt="The image without a mask: a light cross with a grid texture on dark zigzag ground.")
 
 # %% [markdown]
-# A cross. The share that is hidden stands above each picture; whole cells make it jump. How often can a hidden patch be read off a
-# visible neighbour? Count, over a thousand masks, the hidden patches that touch at least one visible patch:
+# A cross. The title of each picture is the share that is hidden; it is not exactly 60 %, because only whole cells can
+# be hidden. How often can a hidden patch be read off a visible neighbour? Count, over a thousand masks, the hidden
+# patches that touch at least one visible patch:
 
 # %%
 def helped(mask):
@@ -224,8 +225,8 @@ guesses["clean image"] = (test["view"] - clean["view"]).abs().mean().item()
 print(f"clean image: {guesses['clean image']:.2f}")
 
 # %% [markdown]
-# A network that uses what it sees should end between the average image and the clean image. (The last is nearly a floor; noise
-# that is cut off at black and white shifts the best guess a little.)
+# A network that uses what it sees should end between the average image and the clean image. (The clean image is almost,
+# but not quite, the best possible guess, because noise is cut off at black and white.)
 #
 # ## 4. Train one
 
@@ -348,9 +349,9 @@ print(f"k-NN: masked ≈ {kept:.0%}, leaky ≈ {leaked:.0%}, untrained ≈ {untr
 print("the leaky loss is lower:", runs["leaky"][1][-1] < runs["masked"][1][-1])
 
 # %% [markdown]
-# The leaky loss falls far below what even the clean image reaches: it copies the noise. Its k-NN stays about where the
-# untrained network's is. **A loss below what can be known is the sign of a leak**, and a lower loss is worth nothing when the
-# task has become another one.
+# The leaky loss falls far below what even the clean image reaches: it copies the noise. Its k-NN gains a few points on
+# the untrained network's, where the masked run gains five times as many. **A loss below what can be known is the sign
+# of a leak**, and a lower loss is worth nothing when the task has become another one.
 #
 # ### MAE beside it
 #
@@ -566,7 +567,7 @@ chapter03.check_put_back(put_back);
 # - SimMIM's loss is ℓ1 on masked pixels alone. Judge it beside guesses without a network: most of what a short training learns
 #   is the average image.
 # - ℓ1 asks for the median. What cannot be foreseen comes out smooth.
-# - Without masks the network copies. The loss falls below what can be known, and the representation gains next to nothing.
+# - Without masks the network copies. The loss falls below what can be known, and the representation gains little.
 # - For nearest neighbours, this run gave less than the contrastive one. What a masked network's features hold shows in other
 #   questions: a linear probe, and where things are (chapter 04), in blocks of the middle rather than the last (chapter 08).
 #

@@ -211,10 +211,10 @@ for name, label in labels.items():
     print(f"{label:>9}: block 2 ≈ {mean[1]:.1f} px, block 12 ≈ {mean[-1]:.1f} px; error at most ≈ {error.max():.2f} px")
 
 # %% [markdown]
-# In the last block it is MoCo v3, with the network that has learned nothing half a pixel behind. MoCo v3 stays within 3 px
-# of the uniform value in every block, the untrained one within about 1; what training did to MoCo v3 is to spread its
-# heads. SimMIM is the one that moved: its second block looks at about half that distance. Then it comes back up, and in the
-# last block less than 3 px separate it from MoCo v3.
+# In the last block it is MoCo v3, and the network that has learned nothing is half a pixel away. MoCo v3 stays within 3
+# px of the uniform value in every block, the untrained one within about 1; what training did to MoCo v3 is to spread
+# its heads. SimMIM is the one that moved: its second block looks at about half that distance. Then it comes back up,
+# and in the last block less than 3 px separate it from MoCo v3.
 #
 # But does SimMIM's last block look *everywhere*? A head that puts everything on one far patch also has a long distance. So
 # ask how many patches a query spreads over. The **entropy** $H = -\sum_k A[q, k] \ln A[q, k]$ is $\ln 64 = 4.16$ for
@@ -523,7 +523,7 @@ plots.show(figure, alt="Cosine of tokens before and after each block: about 0.95
 #
 # ### How far did training go?
 #
-# A control for all of this chapter. The untrained network is not any random one, it is the very start of the others (the
+# A control for all of this chapter. The untrained network has exactly the weights from which the others started (the
 # same seed). So compare the weights that make queries, keys and values with what they were, by cosine:
 
 # %%
@@ -666,12 +666,12 @@ for claim, values in claims.items():
 # What the words do and do not say:
 #
 # - **Collapse holds**, and beyond the control: late, MoCo v3's NMI is far below SimMIM's, and below where it started.
-# - **"Looks further" is supported, by about half a pixel of 33.** The interval says that this is not chance over images;
-#   it does not say that it is large. And the gap is larger early than late: it is in blocks 2 to 4 that SimMIM looks
-#   nearby. The repeating textures and the small grid are not reason enough: this training of MAE met the same, and the
-#   table below has it nearer to the end.
-# - **Block 12 against block 8** is supported by less than 1 px. A claim that names two blocks can be had either way by
-#   naming others: compare blocks 6 and 10 in the figure of section 2.
+# - **"Looks further" is supported, by about half a pixel of 33.** The interval says that this is not chance over
+#   images; it does not say that it is large. And the gap is larger early than late: it is in blocks 2 to 4 that SimMIM
+#   looks nearby. The repeating textures and the small grid are not reason enough: MAE met the same images and the same
+#   grid, and it looks nearer up to its last block (table below).
+# - **Block 12 against block 8** is supported by less than 1 px. With other blocks the same claim can come out the
+#   opposite way: compare blocks 6 and 10 in the figure of section 2.
 # - **Alike** holds against SimMIM for heads, tokens and blocks. Against the untrained network it fails for heads. And for
 #   tokens it is the shared vector alone: without it, MoCo v3's are *less* alike than either's.
 #
@@ -724,10 +724,10 @@ entries = ledger.of_world(ledger.written(), "shapes")
 display(Markdown(ledger.over_trainings([entries[id] for id in ("park-1", "park-2", "park-3")])))
 
 # %% [markdown]
-# **MoCo v3 collapsed and SimMIM did not, in all three trainings.** (Random weights, DINO and the hybrid are low as well,
-# random weights not as low in the last two blocks; so the mark is SimMIM's.) On the way down the three MoCo v3 differ;
-# the second comes back up twice. Heads, tokens and blocks are more alike in MoCo v3 than in SimMIM in every training
-# (what that is worth, section 4 has said).
+# **MoCo v3 collapsed and SimMIM did not, in all three trainings.** (Random weights, DINO and the hybrid have a low NMI
+# too, so what stands out is SimMIM's high one. In the last two blocks MoCo v3 lies even below random weights.) On the
+# way down the three MoCo v3 differ; the second comes back up twice. Heads, tokens and blocks are more alike in MoCo v3
+# than in SimMIM in every training (what that is worth, section 4 has said).
 #
 # **MAE stands between them, and where is a matter of the training.** In the two that this chapter had not looked at, the NMI of
 # blocks 11 and 12 falls to .016 and .005, and to .029 and .017; random weights have .013 and .010, the first MAE .130 and .086.
@@ -901,9 +901,10 @@ chapter05.check_head_similarity(head_similarity);
 #   strangers.
 # - The untrained network's attention is global and nearly collapsed. Only what differs from it was learned.
 #
-# **Limits.** One network of each kind, so the intervals hold over images and not over training runs. Steps differ from
-# network to network (section 1), and a step of MoCo v3 costs several of SimMIM's. An 8 × 8 grid, grey images with repeating
-# textures. The published numbers come from another grid, other data and a far longer training, and were read off figures.
+# **Limits.** One network of each kind but for the end of section 6: intervals are over images, not over trainings.
+# Steps differ from network to network (section 1), and a step of MoCo v3 costs several of SimMIM's. An 8 × 8 grid, grey
+# images with repeating textures. The published numbers come from another grid, other data and a far longer training,
+# and were read off figures.
 #
 # **References.** Park et al. 2023, *What Do Self-Supervised Vision Transformers Learn?*, section 2, Figures 2 to 5. Raghu
 # et al. 2021, *Do Vision Transformers See Like Convolutional Neural Networks?* (attention distance). Chen, Xie and He 2021

@@ -80,8 +80,8 @@ for name, view in shown.items():
 
 # %% [markdown]
 # The drawing keeps most of the *places* and few of the *steps*. Where tokens vary most is not where they move most. So
-# leave the places out: draw the 64 steps from one origin, the first axis along their mean, the second where they differ
-# most besides. Lengths are in units of the root mean square, which the dotted circle marks.
+# leave the places out: draw the 64 steps from one origin, the first axis along their mean, the second along the largest
+# variation that is left. Lengths are in units of the root mean square, which the dotted circle marks.
 
 # %%
 def step_plane(before, after):
@@ -652,10 +652,10 @@ entries = ledger.of_world(ledger.written(), "shapes")
 display(Markdown(ledger.over_trainings([entries[id] for id in ("park-4", "park-15")])))
 
 # %% [markdown]
-# Every difference has the same sign three times: attention moves tokens more in unison in MoCo v3, adds less variance between
-# them, and does *not* add more between images; its tokens keep to their image more. But the last is twice as large in two
-# trainings as in the one that this chapter has looked at, and its interval, a tenth wide over images, goes from .01 to .35 over
-# trainings.
+# Every difference has the same sign three times: attention moves tokens more in unison in MoCo v3, adds less variance
+# between them, and does *not* add more between images; its tokens keep to their image more. But the last is twice as
+# large in two trainings as in the one that this chapter has looked at, and its interval, .10 wide over images, runs
+# from .01 to .35 over trainings.
 #
 # ## Exercises
 #

@@ -78,9 +78,10 @@ for i, j in (amplitude > 1e-3).nonzero().tolist():
     print(f"entry ({i}, {j}): amplitude {amplitude[i, j]:.0f}")
 
 # %% [markdown]
-# Two: $(1, 2)$, and $(7, 6)$, which stands for $(-1, -2)$. Entry $i$ above 4 means $i - 8$; a wave that runs the other way
-# is the same wave, so the spectrum of a real picture comes twice, and the library keeps one half. The highest frequency of
-# an axis is 4 cycles, a pixel up and a pixel down: finer than two patches, tokens cannot tell.
+# Two: $(1, 2)$, and $(7, 6)$, which stands for $(-1, -2)$. Entry $i$ above 4 means $i - 8$; a wave that runs the other
+# way is the same wave, so the spectrum of a real picture comes twice, and the library keeps one half. The highest
+# frequency of an axis is 4 cycles, a pixel up and a pixel down: patterns finer than two patches, tokens cannot
+# represent.
 #
 # Now the tokens. Transform each channel, take the logarithm of the amplitude, and then the mean over channels, and over 64
 # images:
@@ -157,12 +158,12 @@ axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 plots.show(figure, alt="Curves by depth: MAE and SimMIM stay near -2, supervised and untrained lie lower, DINO, the hybrid and MoCo v3 end lowest.")
 
 # %% [markdown]
-# At the end stands the order of Park et al.: MAE and SimMIM stay near −2 through all blocks, MoCo v3 falls farthest, the
-# hybrid of both and DINO behind it. (DINO begins by rising and is below the rest only from depth 9 on.) And the control
-# says how much to make of it: random weights fall as well, about as far as the supervised network. SimMIM and MAE are the
-# ones that fall least. The course over depth is not the paper's: there MoCo v3 *rises* from block 1 to 10 (chapter 12 draws
-# it), here it falls. Depth 0 is no measure of an objective: it holds the position embedding, the same sines and cosines in
-# all.
+# At the end stands the order of Park et al.: MAE and SimMIM stay near −2 through all blocks, MoCo v3 falls farthest,
+# the hybrid of both and DINO behind it. (DINO begins by rising and is below the supervised and the untrained network
+# only from depth 9 on.) And the control says how much to make of it: random weights fall as well, about as far as the
+# supervised network. SimMIM and MAE are the ones that fall least. The course over depth is not the paper's: there MoCo
+# v3 *rises* from block 1 to 10 (chapter 12 draws it), here it falls. Depth 0 is no measure of an objective: it holds
+# the position embedding, the same sines and cosines in all.
 #
 # ### Trained twice more
 #
@@ -413,7 +414,7 @@ for mode in STRENGTHS:
 # with the frequency was the noise. MoCo v3 loses little as published; with the same energy it too loses most in the lowest
 # band, less than SimMIM.
 #
-# Mind how much each has to lose: the untrained network 40 points down to chance, SimMIM 64, MoCo v3 82.
+# Mind how much each has to lose: the untrained network 43 points down to chance, SimMIM 64, MoCo v3 82.
 #
 # All nine bands, for every network that `data/results` has them of, each on 250 images; the probes learned from 1,000
 # (`python -m lib.evaluation noise shapes/NAME`, as published):
@@ -529,11 +530,11 @@ axes[0].set(ylabel="network", xlim=(0, 30)), axes[1].set_xlim(0.75, 1.02)
 plots.show(figure, alt="Left: textures are named little better than by chance. Right: shape biases lie where blindness would put them.")
 
 # %% [markdown]
-# Left: told to name the texture, no network is right on as much as a fifth of the images, and none is clearly better than
-# the untrained one. Right: where a network that sees no texture would lie (the tick), there or close to it lie the biases
-# that were measured. So these biases are **accuracies in disguise**: who names more shapes has fewer mistakes left, and
-# only mistakes can fall on the texture. Does that mean that the probes do not use texture? Ask the same probe about the
-# same scenes in both versions:
+# Left: told to name the texture, no network is right on as much as a fifth of the images, and none is clearly better
+# than the untrained one. Right: the biases that were measured lie at the tick, where a network that sees no texture
+# would lie, or close to it. So these biases are **accuracies in disguise**: who names more shapes has fewer mistakes
+# left, and only mistakes can fall on the texture. Does that mean that the probes do not use texture? Ask the same probe
+# about the same scenes in both versions:
 
 # %%
 for name, r in bias.items():
@@ -638,11 +639,11 @@ entries = ledger.of_world(ledger.written(), "shapes")
 display(Markdown(ledger.over_trainings([entries[id] for id in ("park-5", "park-6", "park-7")])))
 
 # %% [markdown]
-# One thing is refuted: that MoCo v3's high frequencies rise. That SimMIM has more of them after *every* block, and loses
-# some in the last, the first training alone had refuted; over three both are open. That MoCo v3 goes by shape more is as
-# open as before: three differences within two points of 0. **That high-frequency noise costs SimMIM more was *supported*
-# by the first training and is open now**, though the sign is the same three times: 11, 7 and 16 points are too far apart
-# for three numbers to say how far their mean is from 0 (Student's factor for three is 4.3).
+# One thing is refuted: that MoCo v3's high frequencies rise. Two more were with the first training alone, and are open
+# over three: that SimMIM has more of them after *every* block, and that it loses some in the last. That MoCo v3 goes by
+# shape more is as open as before: three differences within two points of 0. **That high-frequency noise costs SimMIM
+# more was *supported* by the first training and is open now**, though the sign is the same three times: 11, 7 and 16
+# points are too far apart for three numbers to say how far their mean is from 0 (Student's factor for three is 4.3).
 #
 # ## Exercises
 #

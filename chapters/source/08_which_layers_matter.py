@@ -357,11 +357,12 @@ figure.suptitle("Solid: a probe for each depth; dashed: the last block's probe; 
 plots.show(figure, alt="Own probes by depth, and the last block's probe read at all depths: it works late, early in MoCo v3 alone.")
 
 # %% [markdown]
-# In SimMIM, MAE and the supervised network the last block's probe reads little in the early blocks, far less than a probe
-# of that block's own, in MoCo v3 well over half by block 3: the shape is there, in *another direction*, or at another
-# strength. In SimMIM the two lines stay apart up to block 11; in MAE they close over the last blocks. In the supervised CLS
-# they are within a few points from block 8 on: all is written in the last block's language. A flat solid line and a rising
-# dashed one are no contradiction: blocks may do nothing for readers of their own, and still turn everything.
+# In SimMIM, MAE and the supervised network the last block's probe reads little in the early blocks, far less than a
+# probe of that block's own. In MoCo v3 it reads well over half by block 3. So the shape is there, in *another
+# direction*, or at another strength. In SimMIM the two lines stay apart up to block 11; in MAE they close over the last
+# blocks. In the supervised CLS they are within a few points from block 8 on: all is written in the last block's
+# language. A flat solid line and a rising dashed one are no contradiction: blocks may do nothing for readers of their
+# own, and still turn everything.
 #
 # ### Leave one out
 #
@@ -429,11 +430,12 @@ for name in skipped:
         print(f"  without block {block:2}: last probe ≈ {100 * skipped[name][block - 1]:.0f} %, fitted anew ≈ {100 * again:.0f} %")
 
 # %% [markdown]
-# Of blocks 6 and 12, nothing that 200 images could show (the last probe was read on the first 100 of them): they are needed
-# by *that probe*, not for the shape, which the others carry. Block 1 is another matter in MAE: a third of the accuracy is
-# gone, whoever reads. In SimMIM it is a few points, too few to tell from chance here. So there are three questions with
-# three answers: what a reader gains over a block, what a fixed reader loses without it, and what a fresh reader loses
-# without it. Say which one you mean by "this layer matters".
+# Without block 6 or 12 a fresh probe loses nothing that 200 images could show (the last probe was read on the first 100
+# of them): *that probe* needs these blocks, the shape does not. Block 1 is another matter in MAE: the last probe falls
+# nearly to chance without it, and a fresh one still loses a third of its accuracy. In SimMIM it is a few points, too
+# few to tell from chance here. So there are three questions with three answers: what a reader gains over a block, what
+# a fixed reader loses without it, and what a fresh reader loses without it. Say which one you mean by "this layer
+# matters".
 #
 # ## 5. Who does the drawing?
 #
@@ -505,11 +507,11 @@ for depth in (0, 3, 6, 9, 11, 12):
     print(f"SimMIM's own head after block {depth:2}: R² ≈ {1 - left:.2f}")
 
 # %% [markdown]
-# It can: after block 3, two thirds of what the last block's R² amounts to are there for SimMIM's *own* head. (By class, the
-# last block's probe was not so lucky in section 4.) The last six blocks add about a quarter for this head, and next to
-# nothing for a fitted line: they put the drawing into the head's words more than they draw. So at this scale **the
-# explanation by the drawing hardly shows**, though what it is to explain does: shape and place get harder to read. Here the
-# drawing is easy, dark ground, light thing, and texture that nobody can guess; in photographs it may well take all blocks.
+# It can: after block 3, two thirds of what the last block's R² amounts to are there for SimMIM's *own* head. (By class,
+# the last block's probe was not so lucky in section 4.) The last six blocks add about a quarter for this head, and next
+# to nothing for a fitted line: they put the drawing into the head's words more than they draw. So at this scale **the
+# fall shows, its proposed cause, the drawing, hardly**: shape and place do get harder to read. Here the drawing is
+# easy, dark ground, light thing, and texture that nobody can guess; in photographs it may well take all blocks.
 #
 # ### What the decoder draws
 #
@@ -601,9 +603,9 @@ plots.show(figure, alt="Delta log amplitude through encoder and decoder of MAE: 
 # %% [markdown]
 # In the paper the decoder lies about a unit below the encoder: less of the highest frequency, which the authors connect
 # with the blur. **In this training that does not show** (of two more, section 6): our decoder lies above the encoder's
-# last block and a tenth of a unit below its mean. A unit lower lies the *untrained* decoder, so a low value by itself is
-# no sign of learning. Ours has two narrow blocks on an 8 × 8 grid and theirs eight wide ones on 14 × 14, so this says
-# little about theirs. What agrees is the end of the encoder: it falls before it hands over.
+# last block and a tenth of a unit below its mean. The *untrained* decoder lies a whole unit lower, so a low value by
+# itself is no sign of learning. Ours has two narrow blocks on an 8 × 8 grid and theirs eight wide ones on 14 × 14, so
+# this says little about theirs. What agrees is the end of the encoder: it falls before it hands over.
 #
 # ## 6. What held here
 #

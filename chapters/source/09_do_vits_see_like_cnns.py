@@ -147,8 +147,8 @@ for a, b in pairs:
     print(f"{a:<15} and {b:<15} cosine ≈ {cosine(alike[a], alike[b]):.2f}, unbiased ≈ {library.compute().item():.2f}")
 
 # %% [markdown]
-# Less than a tenth goes, most where pixels are one of the two. The rest is real: the pixels and a last block do find some
-# of the same images alike. That does not say that training put it there; section 3 has the control.
+# The likeness falls by .04 to .09, most where pixels are one of the two. The rest is real: the pixels and a last block
+# do find some of the same images alike. That does not say that training put it there; section 3 has the control.
 
 # %% [markdown]
 # ## 3. Within one network
@@ -263,12 +263,12 @@ for kind in ("trained", "untrained"):
 # %% [markdown]
 # The CNN's first three stages, six blocks of its eight, are most like *one* block of the ViT, the first. Raghu et al.
 # (Figure 2) find the same order: the lower half of a ResNet goes with the lowest quarter of a ViT. Only the CNN's last
-# block goes with a later one, and it is about as much like any block from the second on; that the ViT's last third is like
-# nothing in the ResNet, as the paper has it, does not show. (It is *less* like it than the other blocks are, by .06, with
-# random weights too. That is all that the third check of raghu-2 in chapter 13 asks for.) The control divides the finding
-# in two. That an early ViT layer is like an early CNN layer needs **no training**. That the two meet again at the top does,
-# on the CNN's side at least: with random weights next to nothing of its last stage is like any block of the ViT. Section 10
-# asks how much of it the labels of the ViT add.
+# block goes with a later one, and it is about as much like any block from the second on; that the ViT's last third is
+# like nothing in the ResNet, as the paper has it, does not show. (It is less like it than the other blocks are, by .06,
+# but so it is with random weights. The third check of raghu-2 in chapter 13 asks for no more.) The control divides the
+# finding in two. That an early ViT layer is like an early CNN layer needs **no training**. That the two meet again at
+# the top does, on the CNN's side at least: with random weights next to nothing of its last stage is like any block of
+# the ViT. Section 10 asks how much of it the labels of the ViT add.
 #
 # ### A third kind
 #
@@ -348,10 +348,11 @@ figure.suptitle("A dot for each head, dashed: uniform attention; n = 128 images"
 plots.show(figure, alt="Attention distance of heads by block: supervised and untrained near 33 px, MAE down to 11 px in block 3.")
 
 # %% [markdown]
-# All heads of the supervised ViT look about as far as they would by chance. MAE has local heads from its second block on,
-# in block 3 nothing else. So it is not that a network of this size *cannot* look nearby: labels do not make it in 500
-# steps. (MAE had 2,000, on the same images.) Raghu et al. report the like of their large models: trained on ImageNet alone,
-# without the 300 million, they lack local heads in their first blocks, and are worse for it; their smaller one keeps them.
+# All heads of the supervised ViT look about as far as they would by chance. MAE has local heads from block 2 on; in
+# block 3 all its heads are local. So it is not that a network of this size *cannot* look nearby: labels do not make it
+# in 500 steps. (MAE had 2,000, on the same images.) Raghu et al. report the like of their large models: trained on
+# ImageNet alone, without the 300 million, they lack local heads in their first blocks, and are worse for it; their
+# smaller one keeps them.
 #
 # Or do drawn shapes simply not ask for local heads? The same body learned photographs too, from labels and from MAE
 # (Imagenette, chapter 04). Below, what its heads do on 64 squares cut out of two photographs that come with scikit-learn.
@@ -671,12 +672,13 @@ for name, values in lines.items():
 # %% [markdown]
 # Likeness falls with depth, as in the paper. But so it does between two networks that **both saw all the images**
 # (black), and by as much. Another start (with it, other views and another order of the images) lowers the likeness at
-# every depth, by about .08 early and .10 late: on the average all images from another start bring a network less near
-# than 3 % of them from the same start (orange). With another start, 3 % are a little further away than all (dotted); of
-# the three pairs, one is. So the paper's sentence holds, over three trainings (raghu-13 in chapter 13), and **does not
-# mean what it seems to**: that early blocks agree more than late ones is so of all pairs here, and of random weights
-# beside a trained network in all three draws. (After training on 480 images a probe, which has 2,000 labels, names as
-# many shapes as after all, 97 %. Where data are scarce indeed, the orange line may well fall below the black one.)
+# every depth, by about .08 early and .10 late: on the average a network that saw all images from another start is less
+# like the first than one that saw 3 % of them from the same start (orange). With another start 3 % do a little worse
+# than all (dotted), but only in one of the three pairs. So the paper's sentence holds, over three trainings (raghu-13
+# in chapter 13), and **does not mean what it seems to**: that early blocks agree more than late ones is so of all pairs
+# here, and of random weights beside a trained network in all three draws. (After training on 480 images a probe, which
+# has 2,000 labels, names as many shapes as after all, 97 %. Where data are scarce indeed, the orange line may well fall
+# below the black one.)
 #
 # ## 10. Which objective is most like the CNN?
 #
@@ -797,12 +799,13 @@ display(Markdown(ledger.over_trainings([worlds["shapes"][id] for id in ("raghu-1
 
 # %% [markdown]
 # In the first and third panel random ViTs lie far above the trained ones, in the second a little below. **Only in the
-# last does a trained ViT show what no random one does**: the CNN's upper half goes with later blocks than its lower half.
-# The first sentence, the paper's Figure 1, is open over three trainings, as are those that a token knows its place better
-# than one of the CNN, and the class as well: all three times above 0 (or its margin), but too unlike for three numbers.
-# (Open too: single tokens of the pooled ViT against those of the other, with the uncertainty over images; and the Mixer's
-# likeness, of whose three one lies below 0.) An interval over images had called each of them decided. The change of
-# phase, refuted for the first training in its second half too, is open there; in the first half it stays refuted.
+# last does a trained ViT show what no random one does**: the CNN's upper half goes with later blocks than its lower
+# half. The first sentence, the paper's Figure 1, is open over three trainings, as are those that a token knows its
+# place better than one of the CNN, and the class as well: all three trainings lie on the claim's side, but their values
+# differ too much to decide. (Open too: single tokens of the pooled ViT against those of the other, with the uncertainty
+# over images; and the Mixer's likeness, of whose three one lies below 0.) An interval over images had called each of
+# them decided. The change of phase, refuted for the first training in its second half too, is open there; in the first
+# half it stays refuted.
 #
 # ### On photographs
 #
@@ -819,14 +822,14 @@ for id in ("raghu-1", "raghu-2", "raghu-3", "raghu-5", "raghu-6", "raghu-7", "ra
 display(Markdown(table))
 
 # %% [markdown]
-# No verdict turns round. Uniform layers random weights have too, and a random Mixer is nearer to a random ViT still. That
-# the lower half of the CNN goes with the lowest quarter of the ViT *and its upper half with somewhat later layers*, a
-# random ViT beside the trained CNN has in neither world. And single tokens tell the class *better* in a ViT that is read
-# by its mean than in one that is read by CLS: on photographs by 16 points, on shapes by 15, 12 and 15, where ten were
-# asked for and the interval over trainings and images goes down to nine (raghu-10; a random ViT's tell it far worse than
-# either). What did not show on shapes does not show on photographs: local heads first and global ones last, heads that
-# are the more like a CNN the nearer they look, the change of phase. (On shapes the CNN made a quarter of the ViT's
-# passes, on photographs as many.)
+# No verdict turns round. Random weights have uniform layers too, and a random Mixer is even nearer to a random ViT.
+# What a random ViT beside the trained CNN has in neither world is both halves of one sentence: the lower half of the
+# CNN goes with the lowest quarter of the ViT *and its upper half with somewhat later layers*. And single tokens tell
+# the class *better* in a ViT that is read by its mean than in one that is read by CLS: on photographs by 16 points, on
+# shapes by 15, 12 and 15, where ten were asked for and the interval over trainings and images goes down to nine
+# (raghu-10; a random ViT's tell it far worse than either). What did not show on shapes does not show on photographs:
+# local heads first and global ones last, heads that are the more like a CNN the nearer they look, the change of phase.
+# (On shapes the CNN made a quarter of the ViT's passes, on photographs as many.)
 #
 # ## Exercises
 #

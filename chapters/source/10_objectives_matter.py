@@ -148,8 +148,8 @@ HeatMaps(maps, parts, parts, axes=("first", "second"), low=0.0, high=1.0, row=pa
          column=parts.index("block9.heads"))
 
 # %% [markdown]
-# What attention writes before it joins the residual stream, the heads and their projection, in random networks too, if
-# faintly: section 3 comes back to it.
+# They are what attention writes before it joins the residual stream (the heads and their projection). Random networks
+# show them too, if faintly: section 3 comes back to it.
 #
 # Before you read anything into a CKA of 0.8 between two trained networks, you need to know what two random ones have, and
 # why. Ask the pixels:
@@ -293,10 +293,10 @@ for name in names:
         print(f"{names[name]:>10} and a random network, blocks 7 to 12: as it is ≈ {row[0]:.2f}, without pixels ≈ {row[1]:+.2f}")
 
 # %% [markdown]
-# That is a warning for DINO: beside the pixels, what its late blocks hold is mostly what a random network holds. MoCo v3
-# has some of the same; the other three have little or none. So the blue line of the middle panel is in good part what
-# random networks have in common, and the right-hand panel is the fairer one. What is left there cannot come from what any
-# random network has; MoCo v3 and DINO began with the same weights, though (seed 0), and what these have beyond is still in it.
+# That is a warning for DINO: beside the pixels, what its late blocks hold is mostly what a random network holds. MoCo
+# v3 has some of the same; the other three have little or none. So the blue line of the middle panel is in good part
+# what random networks have in common, and the right-hand panel is the fairer one. What is left there is not shared with
+# random networks in general. It may still come from the very weights with which MoCo v3 and DINO both began (seed 0).
 #
 # ### Another start
 #
@@ -499,11 +499,12 @@ figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", 
 plots.show(figure, alt="Accuracy by depth from CLS, mean and single patches: supervised highest; next MAE, from CLS MoCo v3 too.")
 
 # %% [markdown]
-# (n = 200 images, one draw of ten a class; a share of one half has an interval of about 7 points to each side.) At depth 0
-# CLS tells nothing, it is the same for every image, and the patches little. From block 2 on every network is above the
-# untrained one, from CLS. From CLS, MoCo v3 and MAE are about level and well ahead of SimMIM and DINO; from the patches,
-# MAE is far ahead of the other self-supervised networks. So the paper's finding that the class lies closer to the surface
-# in joint-embedding networks **does not show at this scale**: MoCo v3 keeps up with MAE, from CLS alone, on half its steps
+# (n = 200 images, one draw of ten a class; a share of one half has an interval of about 7 points to each side.) At
+# depth 0 CLS tells nothing: it is the same for every image, so the probe names one class for all, which is right as
+# often as that class comes up. The patches tell little. From block 2 on every network is above the untrained one, from
+# CLS. From CLS, MoCo v3 and MAE are about level and well ahead of SimMIM and DINO; from the patches, MAE is far ahead
+# of the other self-supervised networks. So the paper's finding that the class lies closer to the surface in
+# joint-embedding networks **does not show at this scale**: MoCo v3 keeps up with MAE, from CLS alone, on half its steps
 # (which cost several times as much, chapter 12), and DINO is behind SimMIM.
 #
 # Where does CLS know more than the mean? Image by image, with intervals:

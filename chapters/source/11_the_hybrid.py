@@ -135,16 +135,17 @@ plots.show(figure, alt="Left: the cosine of the two losses' gradients stays near
 
 # %%
 for name, values in cosines.items():
-    print(f"{labels[name]:<29} size of the mean cosine ≈ {torch.tensor(values).mean().abs():.1f}")
+    print(f"{labels[name]:<29} size of the mean cosine ≈ {torch.tensor(values).mean().abs():.2f}")
 ratios = torch.tensor(norms["contrastive"]) / torch.tensor(norms["masked"])
 print(f"contrastive / masked ≈ {ratios.median():.0f} (median), so both pull equally hard at λ ≈ {(1 / (1 + ratios)).median():.1f}")
 
 # %% [markdown]
 # Green stays within about a tenth of 0. Before you write down that the two leave each other alone, look at blue: the
-# contrastive gradient of 32 images is nearly at right angles to **its own** on 32 other images. The masked gradient mostly
-# agrees with itself, though not around the middle. With such noise even two losses that want exactly the same would get a
-# cosine of only about √(0.6 · 0.1) ≈ 0.2. So green says less than it seems: there is no strong agreement and no strong
-# conflict; a little of either would be lost in the noise of small batches.
+# contrastive gradient of 32 images is nearly at right angles to **its own** on 32 other images. The masked gradient
+# mostly agrees with itself, though not around the middle. With such noise even two losses that want exactly the same
+# would get a cosine of only about √(0.52 · 0.05) ≈ 0.16 (if two gradients differ by noise alone, their cosine is the
+# root of the product of each one's cosine with itself on other images). So green says less than it seems: there is no
+# strong agreement and no strong conflict; a little of either would be lost in the noise of small batches.
 #
 # The right panel says more. The contrastive gradient is the longer one at every step, at first ten times and more, at the
 # end about twice. **A loss's weight is not its pull**: over this run the two halves pull about equally hard somewhere near
@@ -206,10 +207,10 @@ plots.show(figure, alt="Four yardsticks: by CLS the hybrid is level with MoCo v3
 # read. Let each network be read by its better vector, and hybrid and MoCo v3 are level again, at 93. What holds by all four
 # is weaker, and useful: the hybrid never pays the full price of either parent.
 #
-# Three cares. *Cost*: MoCo v3 and the hybrid had the same steps, SimMIM a quarter more; a step of the hybrid costs the sum
-# of its parents'. *Recipe*: the hybrid has SimMIM's weight decay and clipping of gradients; MoCo v3 has twice the decay and
-# no clipping. *Vector*: fine-tuned, random weights are six points better by the mean than by CLS, so MoCo v3's first place
-# there is not a gift of the vector.
+# Three cares. *Cost*: MoCo v3 and the hybrid had the same steps, SimMIM a quarter more; a step of the hybrid costs the
+# sum of its parents'. *Recipe*: the hybrid has SimMIM's weight decay and clipping of gradients; MoCo v3 has twice the
+# decay and no clipping. *Vector*: fine-tuned, random weights are six points better by the mean than by CLS, so MoCo v3
+# did not come first there merely because CLS was read.
 #
 # ## 4. The sweep
 #

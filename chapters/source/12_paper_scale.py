@@ -648,9 +648,9 @@ for objective in ("mocov3", "simmim", "mae"):
 # Python goes on, so read the clock after `torch.cuda.synchronize()`. *Say what is in it*: decoding, views, forward,
 # backward, optimiser.
 #
-# And set it beside what the machine can do. **Model-FLOP utilisation** (MFU) is the FLOP that the formula of section 5 asks
-# for, a second, divided by the machine's rate of plain matrix products. Measure both in one go. Below, the course's SimMIM
-# on one CPU core, in seconds of that core, so that other programs do not count.
+# And set it beside what the machine can do. **Model-FLOP utilisation** (MFU) is the FLOP that the formula of section 5
+# asks for, a second, divided by the machine's rate of plain matrix products. Measure both in one go. Below, the
+# course's SimMIM on a CPU, in seconds of processor time (of all cores together), so that other programs do not count.
 
 # %%
 import time

@@ -296,9 +296,9 @@ for id, entry in repeated.items():
 # numbers say little about how far they scatter, so Student's factor is 4.3, and a check has to be much the same three
 # times to be decided.
 #
-# Nine claims stay supported, sixteen are open that were not. Chapters 04 to 10 show the three trainings side by side; the one
-# that would have misled most is in 05, where MAE's late attention falls to the level of random weights in two trainings of
-# three, and the one that those chapters begin with is the third.
+# Nine claims stay supported, sixteen are open that were not. Chapters 04 to 10 show the three trainings side by side;
+# the one that would have misled most is in 05, where MAE's late attention falls to the level of random weights in two
+# trainings of three, and the one that those chapters discuss first is the exception.
 #
 # ## 4. The same claims on photographs
 #
@@ -444,6 +444,30 @@ for entry in entries:
         print(f"{entry['id']:<11} {entry['stand_in']}")
 
 # %% [markdown]
+# ## 8. So what do they learn?
+#
+# Chapter 01 began with a table of opposites. Here it is again, with what these small networks say to it (three trainings on
+# shapes, one on photographs; the claims are park-1 to 15):
+#
+# | Park et al. 2023 | here |
+# |---|---|
+# | CL is better at a probe, MIM at fine-tuning | open on shapes: MoCo v3 and MAE cannot be put in order, SimMIM is behind both by the probe; on photographs MAE leads by both |
+# | CL attends far, MIM nearby | SimMIM looks nearby in blocks 2 to 4, not late; late, it is open on shapes, and on photographs MoCo v3 looks further |
+# | late, CL attends the same way from everywhere | **holds, in every training and in both worlds**: of MoCo v3 yes, of SimMIM no. Of MAE in two trainings of three, and on photographs |
+# | CL moves tokens together, MIM each by itself | holds for the direction of the step, in both worlds |
+# | CL uses low frequencies, MIM high ones | at the end MoCo v3 lies below SimMIM; much of that is one vector which all tokens share, and the course over depth is another |
+# | CL goes by shape, MIM by texture | open in both worlds |
+# | CL learns in late blocks, MIM in early ones | late, MoCo v3 is ahead in both worlds; that SimMIM is ahead early is open |
+# | both losses at once beat either | SimMIM, yes; MoCo v3 on shapes by the mean of the patches alone, and not fine-tuned (one training) |
+#
+# In a minute: **a contrastive network of this size ends in attention that no longer asks who is asking, and in tokens that
+# share a vector. SimMIM is the one whose attention leaves random weights furthest behind. MAE does the one or the other,
+# as its training turns out.** Much of what sounds contrastive, heads that are alike and tokens that cluster by image, random
+# weights have before any training; what training adds is the last step of the collapse. Beside a CNN, a trained ViT has
+# later blocks for the CNN's upper half, and most else that sets the two apart is there from the start (chapter 09). And two
+# trainings of one objective are far more alike than any two objectives, but families of objectives do not show (chapter 10).
+# Whether scale would change these answers, networks of this size cannot say.
+#
 # ## Exercises
 #
 # Write your answer where it says `raise NotImplementedError`, run the cell, read what the check says.
