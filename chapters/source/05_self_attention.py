@@ -202,7 +202,8 @@ for axis, (name, label) in zip(axes, labels.items()):
     axis.axhline(pixels.mean(), color="black", lw=1, ls="--")
     axis.set(title=label, xlabel="block", xticks=(1, 4, 8, 12), ylim=(0, 45))
 axes[0].set_ylabel("attention distance, px")
-figure.suptitle("Dots: heads, line: their mean, dashed: uniform attention; n = 256 images")
+figure.suptitle("Only SimMIM looks nearby, and only in blocks 2 to 4")
+figure.supxlabel("dots: heads; line: their mean; dashed: uniform attention; n = 256 images", fontsize=9)
 plots.show(figure, alt="Distance by block: MoCo v3 and untrained lie near the uniform value; SimMIM dips in block 2, comes close.")
 
 # %%
@@ -488,7 +489,8 @@ for name, label in labels.items():
     draw_depth(left, found[name]["token_similarity"], color=plots.COLORS[name], label=label)
     draw_depth(left, found[name]["stranger_similarity"], color=plots.COLORS[name], ls=":")
     draw_depth(right, found[name]["centred_similarity"], color=plots.COLORS[name])
-left.set(xlabel="depth", ylabel="cosine of two patch tokens", ylim=(0, 1), title="Of one image; dotted: of different images")
+left.set(xlabel="depth", ylabel="cosine of two patch tokens", ylim=(0, 1), title="MoCo v3's tokens are alike, across images too")
+left.plot([], [], ":", color="black", label="different images")
 right.set(xlabel="depth", title="Of one image, mean token taken out")
 left.legend(loc="upper left")
 plots.show(figure, alt="Left: MoCo v3's tokens grow alike, across images too. Right: without the mean, all end near 0.2.")

@@ -193,7 +193,7 @@ for axis, (title, measured) in zip(axes, yardsticks.items()):
     axis.set(title=title, xticks=range(4), xlim=(-0.6, 3.6), ylim=(0, 109), yticks=(0, 25, 50, 75, 100))
     axis.set_xticklabels([NAMES[name] for name in measured], fontsize=8, rotation=40)
 figure.supylabel("%", fontsize=10), figure.supxlabel("network", fontsize=10)
-figure.suptitle("Level, first, second, second: it takes from both", fontsize=10)
+figure.suptitle("The hybrid takes from both parents and is never last", fontsize=10)
 plots.show(figure, alt="Four yardsticks: by CLS the hybrid is level with MoCo v3, by the mean first, fine-tuned and in place second.")
 
 # %% [markdown]
