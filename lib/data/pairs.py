@@ -46,6 +46,7 @@ class PairFolder:
         if len(values) < 2:
             raise CourseError(f"the masks of {folder} hold no two values, only {values}: there is nothing to tell apart")
         self.name, self.split, self.size, self.pairs = folder.resolve().name, split, size, parts[split]
+        self.values = found                                      # of all masks, void included
         self.classes = [str(value) for value in values]
         self.numbers = np.full(256, VOID)                         # class of each pixel value
         self.numbers[values] = range(len(values))

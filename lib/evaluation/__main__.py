@@ -45,7 +45,7 @@ from lib.evaluation.table import rebuild
 from lib.evaluation.yardsticks import COUNTS, measure, share
 from lib.training.build import from_description
 from lib.training.recipes import command
-from lib.training.settings import Recipe
+from lib.training.settings import Own, Recipe
 from lib.training.trainer import pick_device
 
 
@@ -75,7 +75,7 @@ def about_training(run: str, subject: Subject) -> dict:
     if not log.is_file():
         return {}
     recipe, lines = from_description(subject.recipe), read_log(log)
-    words = command(recipe) if type(recipe) is not Recipe else ""                  # an objective of one's own: begun in Python
+    words = command(recipe) if type(recipe) is not Own else ""                  # an objective of one's own: begun in Python
     return {"log": lines, "training": {"command": words, "device": recipe.device, "minutes": minutes(lines, recipe)}}
 
 
@@ -131,7 +131,9 @@ def depths(a, subject: Subject, backbone) -> dict:
 def dense(a, subject: Subject, backbone) -> dict:
     if a.pairs:
         train, val = (PairFolder(a.pairs, split, subject.size, a.void) for split in ("train", "val"))
-        if a.void is None and "255" in train.classes and len(train.classes) > 2 and not distributed.rank():
+        if a.void is not None and not all(a.void in source.values for source in (train, val)):
+            raise CourseError(f"no mask of {a.pairs} holds the value {a.void} of --void")
+        if a.void != 255 and "255" in train.classes and len(train.classes) > 2 and not distributed.rank():
             print("note: 255 counts as a class of the masks; if it marks pixels of no class, as in Pascal VOC, add --void 255",
                   flush=True)
         return dense_probe(backbone, train, val, tuple(train.classes), a.depth)

@@ -16,7 +16,7 @@ from lib.models.vit import ViT
 from lib.training.build import build, from_description
 from lib.training.checkpoint import read_export
 from lib.training.recipes import describe
-from lib.training.settings import Recipe
+from lib.training.settings import Own, Recipe
 from lib.training.zoo import WORLDS
 
 ANSWER = 5                             # seconds for a server to answer in
@@ -134,7 +134,7 @@ def load_backbone(path: str | Path) -> tuple[ViT, Recipe]:
         raise CourseError(f"{path} is a {described['model']}, no ViT, which is what is measured here; python -m "
                           "lib.training.others measured it when it was trained")
     recipe = from_description(described)
-    if type(recipe) is Recipe:                                     # of a user's own objective, whose other parts are not known
+    if type(recipe) is Own:                                     # of a user's own objective, whose other parts are not known
         backbone = recipe.backbone(mask_token="mask_token" in weights)
         parts = {name.split(".")[0] for name in backbone.state_dict()}
         weights = {name: tensor for name, tensor in weights.items() if name.split(".")[0] in parts}
@@ -154,7 +154,7 @@ def load_backbone(path: str | Path) -> tuple[ViT, Recipe]:
 
 def untrained_backbone(recipe: Recipe) -> ViT:
     """The same network before its first step; of a user's own objective one of its kind."""
-    if type(recipe) is Recipe:
+    if type(recipe) is Own:
         torch.manual_seed(recipe.seed)
         return recipe.backbone().eval()
     return build(recipe).backbone.eval()

@@ -19,6 +19,7 @@ from lib.training.settings import (
     HybridRecipe,
     MAERecipe,
     MoCoV3Recipe,
+    Own,
     Recipe,
     SimMIMRecipe,
     SupervisedRecipe,
@@ -71,14 +72,14 @@ def _dino(r: DINORecipe) -> DINO:
 def from_description(described: dict) -> Recipe:
     """The recipe behind `describe`'s plain data. Raises CourseError for fields that are unknown, or missing.
 
-    Those in FREE and LATER may be missing: checkpoints outlive the version that wrote them. Of a user's own objective it is a
-    plain `Recipe`, of what all recipes share.
+    Those in FREE and LATER may be missing: checkpoints outlive the version that wrote them. Of a user's own objective it is an
+    `Own`, of what all recipes share.
     """
     objective = described.get("objective", "?")
     if objective == OWN:
-        shared = {f.name for f in fields(Recipe)}
+        shared = {f.name for f in fields(Own)}
         changes = later(shared) | {k: v for k, v in described.items() if k in shared}
-        r = Recipe(**changes)
+        r = Own(**changes)
     else:
         changes = later(describe(recipe(objective))) | {k: v for k, v in described.items() if k != "objective"}
         r = recipe(objective, "smoke", **changes)

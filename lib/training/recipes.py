@@ -158,4 +158,5 @@ def command(r: Recipe) -> str:
 
 def describe(r: Recipe) -> dict:
     """A recipe as plain data, for files."""
-    return {"objective": objective_of(r)} | asdict(r)
+    objective = objective_of(r)
+    return {"objective": objective} | asdict(r) | ({"pooling": r.pooling} if objective == OWN else {})

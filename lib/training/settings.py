@@ -123,8 +123,9 @@ class Recipe:
         if abs(self.seed) >= 2**63:
             raise CourseError(f"seed must fit into 64 bits, got {str(self.seed)[:40]}")
         for f in fields(self):
-            if f.metadata["choices"] and getattr(self, f.name) not in f.metadata["choices"]:
-                raise CourseError(f"{f.name} must be one of {', '.join(f.metadata['choices'])}, got {getattr(self, f.name)!r}")
+            choices = f.metadata.get("choices")                    # a field of a user's own may have none
+            if choices and getattr(self, f.name) not in choices:
+                raise CourseError(f"{f.name} must be one of {', '.join(choices)}, got {getattr(self, f.name)!r}")
 
     def view(self, published: ViewRecipe, smallest: float, largest: float = 1.0) -> ViewRecipe:
         """A published view with crops between two shares of the area, less what is left out."""
@@ -140,6 +141,12 @@ class Recipe:
                              mask_token=mask_token)
         start = {"xavier": vit.init_xavier, "truncated": vit.init_truncated, "normal": vit.init_normal}[self.init]
         return start(network)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Own(Recipe):
+    """What is known later of a recipe for a user's own objective."""
+    pooling: str = option("cls", "where evaluation finds the representation", ("cls", "mean"))
 
 
 @dataclass(frozen=True, kw_only=True)

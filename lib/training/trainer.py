@@ -66,6 +66,9 @@ def pick_device(name: str) -> str:
 BUSY = "this trainer is training already, in another thread; `trainer.stop = True` stops it after its step"
 
 
+OF_THE_LOG = {"loss", "step", "epoch", "gradient_norm", "learning_rate", "images_per_second"}          # what the trainer writes
+
+
 class Trainer:
     """Trains a recipe's objective on a source of images.
 
@@ -84,6 +87,9 @@ class Trainer:
                  monitor: Callable[[nn.Module], dict[str, float]] | None = None, progress: bool = False,
                  make: Callable[[Recipe], Objective] = build):
         processes = distributed.world_size()
+        if processes < int(os.environ.get("WORLD_SIZE") or 1):
+            raise CourseError('torchrun started several processes, but they do not know of each other: call '
+                              'lib.distributed.start("cuda"), or "cpu", before the trainer is made')
         distributed.check_same({"images": len(source)} | describe(r))
         if r.batch_size % processes:
             raise CourseError(f"a batch of {r.batch_size} images does not divide among {processes} processes")
@@ -259,6 +265,8 @@ class Trainer:
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                     loss, logs = self.call(part)
                 (loss / count).backward()
+            if taken := OF_THE_LOG & logs.keys():
+                raise CourseError(f"the log has a {min(taken)!r} of its own; the objective must call its number otherwise")
             for name, value in ({"loss": loss} | logs).items():
                 means[name] = value.detach() / count + means.get(name, 0)
         return means

@@ -344,6 +344,7 @@ def test_pixels_of_no_class_can_be_left_out(run, capsys):
         assert call(evaluation.main, *command, *more) == 0
         assert ("note: 255 counts as a class" in capsys.readouterr().out) == noted
         assert len(json.loads(Path("v.json").read_text())["trained"]["iou"]) == classes
+    assert_one_line(capsys, evaluation.main, [*command, "--void", "7"], "no mask of pairs holds the value 7 of --void")
 
 
 @pytest.mark.parametrize("spelling", ["ascii", "utf-8"])

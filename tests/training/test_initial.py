@@ -103,8 +103,34 @@ def test_weights_that_do_not_fit_are_said(changes, said, run):
 def test_fewer_or_more_blocks_are_said(run):
     deeper = build(tiny("simmim"))
     del deeper.backbone.blocks[-1]
-    with pytest.raises(CourseError, match="they have 3 blocks, expected 2"):
+    with pytest.raises(CourseError, match=r"blocks\.2\..* expected none"):
         begin(deeper, str(run))
+
+
+@pytest.mark.parametrize(("before", "after", "said"), [
+    (dict(positions="relative"), {}, "pos_embed is missing"), (dict(layer_scale=0.1), {}, r"gamma is \(48,\), expected none"),
+    (dict(heads=6), {}, "it has 6 heads, expected 3"), ({}, dict(heads=6), "it has 3 heads, expected 6"),
+    (dict(positions="learned", image_size=32), {}, r"pos_embed is \(1, 65, 48\), expected \(1, 17, 48\)")])
+def test_nothing_of_the_weights_is_left_behind(before, after, said, tmp_path):
+    source = Loaded(open_source("shapes", "train", before.get("image_size", 16), limit=32, difficulty="easy"))
+    Trainer(tiny("simmim", **before), source, tmp_path).run()
+    with pytest.raises(CourseError, match=said):
+        begin(build(tiny("mae", **after)), str(tmp_path))
+
+
+def test_it_computes_what_the_other_did(source, tmp_path):
+    """Learned positions too, where the new network would have had sines: of the same size, they come along."""
+    images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    Trainer(tiny("simmim", positions="learned"), source, tmp_path).run()
+    made = build(tiny("mae"))
+    begin(made, str(tmp_path))
+    with torch.no_grad():
+        assert torch.equal(made.backbone.eval()(images), load_backbone(tmp_path)[0](images))
+
+
+def test_an_objective_without_a_vit_has_no_start(run):
+    with pytest.raises(CourseError, match=r"Linear has no lib.models.vit.ViT that could begin"):
+        begin(torch.nn.Linear(2, 2), str(run))
 
 
 @pytest.mark.parametrize(("name", "said"), [("nowhere", "takes a run's folder, .* got 'nowhere'"),

@@ -12,7 +12,7 @@ from lib.evaluation.load import load_backbone, open_subject
 from lib.objectives import Objective
 from lib.training.build import build, from_description
 from lib.training.recipes import OWN, describe
-from lib.training.settings import Recipe, option
+from lib.training.settings import Own, Recipe
 from lib.training.trainer import Trainer
 
 README = Path(__file__).parents[2] / "README.md"
@@ -54,7 +54,7 @@ def test_it_trains_resumes_and_is_evaluated(source, tmp_path):
     for (name, a), b in zip(whole.objective.state_dict().items(), resumed.objective.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
     backbone, r = load_backbone(tmp_path)
-    assert r == Recipe(**TINY) and backbone.mask_token is not None
+    assert r == Own(**TINY) and backbone.mask_token is not None
     assert all(torch.equal(a, b) for a, b in zip(backbone.state_dict().values(),
                                                  whole.objective.backbone.state_dict().values(), strict=True))
     subject = open_subject(str(tmp_path))
@@ -70,7 +70,8 @@ def test_its_seed_decides_its_weights(source):
 
 @dataclass(frozen=True, kw_only=True)
 class Mine(Recipe):
-    power: float = option(2.0, "of the difference")
+    power: float = 2.0
+    pooling: str = "mean"
 
 
 def test_settings_of_ones_own_are_part_of_a_run(source, tmp_path):
@@ -78,7 +79,7 @@ def test_settings_of_ones_own_are_part_of_a_run(source, tmp_path):
     with pytest.raises(CourseError, match=r"was begun with power=2\.0, not power=3\.0"):
         Trainer(Mine(**TINY | {"epochs": 1}, power=3.0), source, tmp_path, resume=True, make=Brightness)
     described = describe(Mine(**TINY))
-    assert described["objective"] == OWN and from_description(described) == Recipe(**TINY)
+    assert described["objective"] == OWN and from_description(described) == Own(**TINY, pooling="mean")
     del described["batch_size"]
     with pytest.raises(CourseError, match="the recipe lacks batch_size"):
         from_description(described)
@@ -95,6 +96,20 @@ def test_what_is_no_objective_is_said(make, said, source):
         Trainer(Recipe(**TINY), source, make=make)
     with pytest.raises(CourseError, match="give the trainer a function that makes it"):
         build(Recipe(**TINY))
+
+
+def test_a_name_that_the_log_has_is_refused(source):
+    class Loud(Brightness):
+        def loss(self, batch):
+            return super().loss(batch)[0], {"step": torch.ones(())}
+    with pytest.raises(CourseError, match="the log has a 'step' of its own"):
+        Trainer(Recipe(**TINY), source, make=Loud).run()
+
+
+def test_processes_that_do_not_know_of_each_other_are_stopped(source, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(CourseError, match=r'lib\.distributed\.start\("cuda"\)'):
+        Trainer(Recipe(**TINY), source, make=Brightness)
 
 
 def test_the_one_in_the_readme_learns(tmp_path, monkeypatch):
