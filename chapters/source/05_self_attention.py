@@ -492,7 +492,7 @@ for name, label in labels.items():
 left.set(xlabel="depth", ylabel="cosine of two patch tokens", ylim=(0, 1), title="MoCo v3's tokens are alike, across images too")
 left.plot([], [], ":", color="black", label="different images")
 right.set(xlabel="depth", title="Of one image, mean token taken out")
-left.legend(loc="upper left")
+left.legend(loc="upper left", fontsize=7.5, borderaxespad=0)
 plots.show(figure, alt="Left: MoCo v3's tokens grow alike, across images too. Right: without the mean, all end near 0.2.")
 
 # %%

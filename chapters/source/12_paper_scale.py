@@ -281,11 +281,10 @@ for axis, (quantity, title) in zip(axes, titles.items()):
         draw(axis, start[name], quantity, color=plots.COLORS["untrained"], ls=style, label=f"{name}, untrained")
     for name, results in trained.items():
         draw(axis, results, quantity, color=plots.COLORS.get(name.split("-")[0], "#CC79A7"), label=name)
-    axis.set(ylabel=title, xlabel="depth", xticks=(0, 4, 8, 12))
+    axis.set(ylabel=title, xlabel="depth (untrained: n = 8 squares)", xticks=(0, 4, 8, 12))
 axes[0].set_ylim(0, None)
 figure.legend(*axes[2].get_legend_handles_labels(), loc="outside lower center", ncols=4)
 figure.suptitle("MoCo v3's last block ends where random weights are, by distance and NMI", fontsize=11)
-figure.supxlabel("dashed: ViT-B/16 as published; grey: before its first step, here, n = 8 squares of photographs", fontsize=9)
 plots.show(figure, alt="Published and untrained ViT-B: MoCo's distance and NMI end at the untrained; the two untrained differ in frequencies.")
 
 # %%
