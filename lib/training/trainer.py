@@ -142,6 +142,9 @@ class Trainer:
         if not isinstance(made, Objective) or not isinstance(getattr(made, "backbone", None), nn.Module):
             raise CourseError(f"make must give a lib.objectives.Objective with a backbone, got a {type(made).__name__}"
                               + (" without one" if isinstance(made, Objective) else ""))
+        for part in made.ships:                                    # now, not when the last step is done
+            if not isinstance(getattr(made, part, None), nn.Module):
+                raise CourseError(f"ships must name modules of the objective, in a tuple; {part!r} is none")
         return made
 
     def described(self) -> dict:
@@ -227,6 +230,8 @@ class Trainer:
             keys = random.combine(self.recipe.seed, "views", step // self.steps_per_epoch, indices)
             labels = (self.source.labels(indices),) if self.objective.needs_labels else ()
             batch = self.objective.prepare(images, keys, *labels)
+            if not isinstance(batch, dict):
+                raise CourseError(f"prepare must return a dict of tensors, got a {type(batch).__name__}")
             return {k: x.to(self.dtype) if x.is_floating_point() else x for k, x in batch.items()}
 
     def train_step(self, step: int) -> dict[str, Tensor]:
@@ -263,7 +268,11 @@ class Trainer:
             waits = part is not parts[-1] and isinstance(self.call, DistributedDataParallel)
             with self.call.no_sync() if waits else contextlib.nullcontext():
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                    loss, logs = self.call(part)
+                    answer = self.call(part)
+                    if not isinstance(answer, tuple) or len(answer) != 2 or not isinstance(answer[1], dict):
+                        raise CourseError("loss must return the loss and a dict of scalars for the log, got a "
+                                          f"{type(answer).__name__}")
+                    loss, logs = answer
                 (loss / count).backward()
             if taken := OF_THE_LOG & logs.keys():
                 raise CourseError(f"the log has a {min(taken)!r} of its own; the objective must call its number otherwise")

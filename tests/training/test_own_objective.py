@@ -98,6 +98,17 @@ def test_what_is_no_objective_is_said(make, said, source):
         build(Recipe(**TINY))
 
 
+@pytest.mark.parametrize(("changes", "said"), [
+    (dict(ships=("readerr",)), "ships must name modules of the objective, in a tuple; 'readerr' is none"),
+    (dict(ships=("reader")), "in a tuple; 'r' is none"),
+    (dict(prepare=lambda self, images, keys: [images]), "prepare must return a dict of tensors, got a list"),
+    (dict(loss=lambda self, batch: self.reader.weight.sum()), "loss must return the loss and a dict .* got a Tensor"),
+    (dict(loss=lambda self, batch: (self.reader.weight.sum(), None)), "loss must return the loss and a dict .* got a tuple")])
+def test_a_mistake_in_an_objective_is_said(changes, said, source):
+    with pytest.raises(CourseError, match=said):
+        Trainer(Recipe(**TINY), source, make=type("Mistaken", (Brightness,), changes)).run()
+
+
 def test_a_name_that_the_log_has_is_refused(source):
     class Loud(Brightness):
         def loss(self, batch):

@@ -187,6 +187,7 @@ def test_tensorboard_shows_what_the_log_holds(tmp_path, source):
     """After a stop at the end of an epoch, too: its point is older than the run that goes on."""
     EventAccumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator").EventAccumulator
     trained(source, tmp_path, stop_at=6, log_every=2)
+    time.sleep(1.1)                                                # TensorBoard orders files by names, which hold the second
     trained(source, tmp_path, resume=True, log_every=2)
     board = EventAccumulator(str(tmp_path)).Reload()
     steps = [2, 4, 6, 8, 10, 12]
