@@ -291,10 +291,10 @@ for id, entry in repeated.items():
 
 # %% [markdown]
 # **Of what one training decided, three leave two fifths open, and turn nothing round.** Of Raghu et al.'s checks, about
-# ViTs and CNNs, nearly two thirds stay decided; of those about pairs of objectives, a little more than half. Where a check is open now, most often all three trainings lie on one side of the margin, and in twelve
-# cases one or two lie on the other side, where the interval over images had excluded it. Open is not refuted: three
-# numbers say little about how far they scatter, so Student's factor is 4.3, and a check has to be much the same three
-# times to be decided.
+# ViTs and CNNs, nearly two thirds stay decided; of those about pairs of objectives, a little more than half. Where a
+# check is open now, most often all three trainings lie on one side of the margin, and in twelve cases one or two lie on
+# the other side, where the interval over images had excluded it. Open is not refuted: three numbers say little about
+# how far they scatter, so Student's factor is 4.3, and a check has to be much the same three times to be decided.
 #
 # Nine claims stay supported, sixteen are open that were not. Chapters 04 to 10 show the three trainings side by side;
 # the one that would have misled most is in 05, where MAE's late attention falls to the level of random weights in two
@@ -458,7 +458,7 @@ for entry in entries:
 # | CL uses low frequencies, MIM high ones | at the end MoCo v3 lies below SimMIM; much of that is one vector which all tokens share, and the course over depth is another |
 # | CL goes by shape, MIM by texture | open in both worlds |
 # | CL learns in late blocks, MIM in early ones | late, MoCo v3 is ahead in both worlds; that SimMIM is ahead early is open |
-# | both losses at once beat either | SimMIM, yes; MoCo v3 on shapes by the mean of the patches alone, and not fine-tuned (one training) |
+# | both losses at once beat either | on shapes SimMIM, yes, MoCo v3 by the mean of the patches alone; on photographs SimMIM by CLS alone, MoCo v3 not; fine-tuned MoCo v3 stays ahead in both (one training) |
 #
 # In a minute: **a contrastive network of this size ends in attention that no longer asks who is asking, and in tokens that
 # share a vector. SimMIM is the one whose attention leaves random weights furthest behind. MAE does the one or the other,
@@ -560,12 +560,13 @@ chapter13.check_both(both);
 # - Intervals over images say nothing about another training, nor about other images than those of the world they come from.
 #   Where there are several seeds, they belong into the interval; where there are two worlds, look at both.
 #
-# **Limits.** Small networks on a procedural world and on small photographs; of the latter and of the hybrid there is one
-# training each; "not supported" here says that a claim does not show at this scale, and nothing about ViT-B on ImageNet. Some rows are measured by a stand-in.
-# A second training can take a likeness back that every interval supports (chapter 10, section 2). Where only written
-# intervals are compared, the two networks are taken as independent, which errs towards "inconclusive".
-# With some hundred checks at 95 %, a few will be off by chance. A claim in several parts is refuted by its weakest part,
-# even where the others hold: look at the dots, not at the verdict alone.
+# **Limits.** Small networks on a procedural world and on small photographs; of the latter and of the hybrid there is
+# one training each; "not supported" here says that a claim does not show at this scale, and nothing about ViT-B on
+# ImageNet. Some rows are measured by a stand-in. A second training can take a likeness back that every interval
+# supports (chapter 10, section 2). Where only written intervals are compared, the two networks are taken as
+# independent, which errs towards "inconclusive". With some hundred checks at 95 %, a few will be off by chance. A claim
+# in several parts is refuted by its weakest part, even where the others hold: look at the dots, not at the verdict
+# alone.
 #
 # **References.** Park et al. 2023, *What Do Self-Supervised Vision Transformers Learn?* Raghu et al. 2021, *Do Vision
 # Transformers See Like Convolutional Neural Networks?* Shekhar et al. 2023, *Objectives Matter*, and its workshop version

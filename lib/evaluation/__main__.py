@@ -131,7 +131,7 @@ def depths(a, subject: Subject, backbone) -> dict:
 def dense(a, subject: Subject, backbone) -> dict:
     if a.pairs:
         train, val = (PairFolder(a.pairs, split, subject.size, a.void) for split in ("train", "val"))
-        if a.void is not None and not all(a.void in source.values for source in (train, val)):
+        if a.void is not None and a.void not in train.values:      # of both splits
             raise CourseError(f"no mask of {a.pairs} holds the value {a.void} of --void")
         if a.void != 255 and "255" in train.classes and len(train.classes) > 2 and not distributed.rank():
             print("note: 255 counts as a class of the masks; if it marks pixels of no class, as in Pascal VOC, add --void 255",
