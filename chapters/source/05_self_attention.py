@@ -33,7 +33,9 @@ torch.set_num_threads(min(2, torch.get_num_threads()));
 #
 # The networks of this chapter are trained already and come with the course: 12 blocks of 6 heads, 96 wide, on images of 64
 # pixels in patches of 8. One learned by contrasting views (MoCo v3, chapter 02), one by filling in (SimMIM, chapter 03).
-# Beside them stands an **untrained** network. Whatever else ships joins in at the end.
+# Beside them stands an **untrained** network. Each was **trained three times**, from other first weights, with other views
+# and another order of the images: maps are drawn of the first training, and curves of all three wherever it matters.
+# Whatever else ships joins in at the end.
 
 # %%
 source = Loaded(Shapes("val", size=64, length=256, difficulty="mild"))
@@ -189,21 +191,36 @@ found = {name: record(network, source, [AttentionStatistics()]) for name, networ
 print({name: tuple(values.shape) for name, values in found["mocov3"].items()})  # (images, blocks, heads)
 
 # %% [markdown]
-# Here and below: 256 validation images, one network of each kind (seed 0), mean over images and heads. Where a line has a
-# band, that is a 95 % interval over images, often thinner than the line; *error* below a figure is the standard error. (Of
-# the names above, those that end in `_full` keep what patches give to CLS; this chapter does not use them.)
+# Here and below: mean over heads and 256 validation images. Where a line has a band, that is a 95 % interval over images,
+# often thinner than the line; *error* below a figure is the standard error. (Of the names above, those that end in `_full`
+# keep what patches give to CLS; this chapter does not use them.) The same curves of the other two trainings were written
+# down by `python -m lib.analysis curves`; they are the thin lines.
+
+# %%
+from lib.analysis.curves import written
+
+again = {name: [written("shapes", f"{name}-seed{seed}") for seed in (1, 2)] for name in ("mocov3", "simmim", "mae")}
+again["untrained"] = [written("shapes", f"mocov3-seed{seed}", "untrained") for seed in (1, 2)]
+
+
+def draw_again(axis, name, quantity):
+    """Thin lines: the other two trainings of a network, or two more draws of random weights."""
+    for curves in again[name]:
+        axis.plot(curves[quantity]["depth"], curves[quantity]["value"], color=plots.COLORS[name], lw=0.9)
+
 
 # %%
 figure, axes = plt.subplots(1, 3, figsize=(7.5, 3), sharey=True)
 for axis, (name, label) in zip(axes, labels.items()):
     distance = found[name]["distance"].mean(0)  # (12, 6)
-    axis.plot(range(1, 13), distance, "o", ms=3, color=plots.COLORS[name], alpha=0.6)
-    axis.plot(range(1, 13), distance.mean(1), color=plots.COLORS[name], lw=2)
+    axis.plot(range(1, 13), distance, "o", ms=3, color=plots.COLORS[name], alpha=0.4)
+    axis.plot(range(1, 13), distance.mean(1), color=plots.COLORS[name], lw=2.5)
+    draw_again(axis, name, "distance")
     axis.axhline(pixels.mean(), color="black", lw=1, ls="--")
     axis.set(title=label, xlabel="block", xticks=(1, 4, 8, 12), ylim=(0, 45))
 axes[0].set_ylabel("attention distance, px")
-figure.suptitle("Only SimMIM looks nearby, and only in blocks 2 to 4")
-figure.supxlabel("dots: heads; line: their mean; dashed: uniform attention; n = 256 images", fontsize=9)
+figure.suptitle("Only SimMIM looks nearby, in blocks 2 to 4 and in every training")
+figure.supxlabel("dots: heads; thick: their mean; thin: two more trainings; dashed: uniform attention", fontsize=9)
 plots.show(figure, alt="Distance by block: MoCo v3 and untrained lie near the uniform value; SimMIM dips in block 2, comes close.")
 
 # %%
@@ -212,10 +229,11 @@ for name, label in labels.items():
     print(f"{label:>9}: block 2 ≈ {mean[1]:.1f} px, block 12 ≈ {mean[-1]:.1f} px; error at most ≈ {error.max():.2f} px")
 
 # %% [markdown]
-# In the last block it is MoCo v3, and the network that has learned nothing is half a pixel away. MoCo v3 stays within 3
-# px of the uniform value in every block, the untrained one within about 1; what training did to MoCo v3 is to spread
-# its heads. SimMIM is the one that moved: its second block looks at about half that distance. Then it comes back up,
-# and in the last block less than 3 px separate it from MoCo v3.
+# By a hair it is MoCo v3 in the first training, and the network that has learned nothing is half a pixel away; in the other
+# two it is the untrained one. MoCo v3 stays within 3 px of the uniform value in every block of every training, random
+# weights within about 1; what training did to MoCo v3 is to spread its heads. **SimMIM is the one that moved: its second
+# block looks at about half that distance**, three times out of three. Then it comes back up, and in the last block the
+# trainings of the two methods overlap.
 #
 # But does SimMIM's last block look *everywhere*? A head that puts everything on one far patch also has a long distance. So
 # ask how many patches a query spreads over. The **entropy** $H = -\sum_k A[q, k] \ln A[q, k]$ is $\ln 64 = 4.16$ for
@@ -296,7 +314,8 @@ print("loop = library, SimMIM's six heads:",
 # %%
 figure, axis = plt.subplots()
 for name, label in labels.items():
-    draw_depth(axis, found[name]["nmi"].mean(2), color=plots.COLORS[name], label=label)
+    draw_depth(axis, found[name]["nmi"].mean(2), color=plots.COLORS[name], label=label, lw=2.5)
+    draw_again(axis, name, "nmi")
 axis.set(xlabel="block", ylabel="NMI (log scale)", xticks=range(1, 13), yscale="log")
 axis.set_title("SimMIM cares who asks; MoCo v3 stops caring")
 axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
@@ -309,12 +328,13 @@ for name, label in labels.items():
 
 # %% [markdown]
 # It does. In the first blocks both trained networks ask *who*, more than the untrained one. Then they part: SimMIM stays
-# above 0.1, and MoCo v3 falls below the untrained network, to less than a thousandth. **In its last blocks every query of
-# MoCo v3 gets the same answer: Park et al.'s attention collapse.** In blocks 7 to 10 that answer is a choice, of fewer
-# patches than the untrained network takes; in the last two it is nearly everything.
+# above 0.1 in every training, and MoCo v3 falls below the untrained network in its last two blocks, in every training (one
+# of the three comes back up twice on its way). **In its last blocks every query of MoCo v3 gets the same answer: Park et
+# al.'s attention collapse.** In blocks 7 to 10 of the first training that answer is a choice, of fewer patches than the
+# untrained network takes; in the last two it is nearly everything.
 #
-# Mind the control, though. Untrained attention is nearly collapsed as well. In the last block, training took MoCo v3 from
-# about 0.01 to a thirtieth of it; counted in plain units, the larger step is SimMIM's.
+# Mind the control, though. Untrained attention is nearly collapsed as well. In the last block, training took the first MoCo
+# v3 from about 0.01 to a thirtieth of it; counted in plain units, the larger step is SimMIM's.
 #
 # ### When CLS takes it all
 #
@@ -381,7 +401,6 @@ plots.show(figure, alt="MoCo v3: the published distance dips and rises, ours har
 # curves imagenette/NAME`.
 
 # %%
-from lib.analysis.curves import written
 from lib.evaluation.table import NAMES
 
 inside = {name: written("imagenette", name) for name in ("mocov3", "simmim", "mae")}
@@ -665,57 +684,10 @@ for claim, values in claims.items():
     print(f"{claim:<55} {verdict(values)}")
 
 # %% [markdown]
-# What the words do and do not say:
+# These intervals say what other *images* would give. They say nothing of what another *training* would. So here are the
+# paper's sentences again, put to all three trainings by chapter 13, whose verdicts are over trainings and images.
 #
-# - **Collapse holds**, and beyond the control: late, MoCo v3's NMI is far below SimMIM's, and below where it started.
-# - **"Looks further" is supported, by about half a pixel of 33.** The interval says that this is not chance over
-#   images; it does not say that it is large. And the gap is larger early than late: it is in blocks 2 to 4 that SimMIM
-#   looks nearby. The repeating textures and the small grid are not reason enough: MAE met the same images and the same
-#   grid, and it looks nearer up to its last block (table below).
-# - **Block 12 against block 8** is supported by less than 1 px. With other blocks the same claim can come out the
-#   opposite way: compare blocks 6 and 10 in the figure of section 2.
-# - **Alike** holds against SimMIM for heads, tokens and blocks. Against the untrained network it fails for heads. And for
-#   tokens it is the shared vector alone: without it, MoCo v3's are *less* alike than either's.
-#
-# The same quantities for every network of shapes, blocks 7 to 12:
-
-# %%
-print(f"{'':>10}   distance      patches      NMI        weights against the start")
-for name, results in found.items():
-    px, entropy, nmi = (results[quantity][:, late].mean() for quantity in ("distance", "entropy", "nmi"))
-    print(f"{name:>10}   ≈ {px:.1f} px   ≈ {entropy.exp():.0f} of 64   ≈ {nmi:.3f}   cosine ≈ {moved[name]:.3f}")
-
-# %% [markdown]
-# This MAE, the second masked method (chapter 03), has not collapsed either, and it looks less far than SimMIM to the end:
-# "local" fits it better. (MAE learned from a quarter of the patches; here it is shown all of them.) So the small gap in
-# distance is SimMIM's, and not one of masked modelling as such. On photographs (section 3) it is the other way round: there
-# MAE ends as collapsed as MoCo v3, and SimMIM is the more local. Neither is a mark of the method. The hybrid looks about as
-# far as MoCo v3, and its NMI lies between its parents', far nearer to MoCo v3 (chapter 11).
-#
-# ### Trained twice more
-#
-# All of this was one network of each kind, and an interval over images says nothing about another. MoCo v3, SimMIM and MAE
-# were trained twice more, from other first weights, with other views and another order of the images.
-#
-# **Predict, then run.** Three lines for each objective: which of the two quantities is a mark of the objective, and which
-# depends on the training?
-
-# %%
-figure, axes = plt.subplots(1, 2, figsize=(7.5, 2.8))
-for axis, quantity in zip(axes, ("distance", "nmi")):
-    for name in ("mocov3", "simmim", "mae"):
-        for training in (name, f"{name}-seed1", f"{name}-seed2"):
-            c = written("shapes", training)[quantity]
-            axis.plot(c["depth"], c["value"], color=plots.COLORS[name], label=NAMES[name] if training == name else None)
-    axis.set(xlabel="block", xticks=range(1, 13), ylim=(0, None))
-axes[0].set(ylabel="attention distance, px", title="Distance, three trainings each")
-axes[1].set(ylabel="NMI", title="NMI, three trainings each")
-axes[0].legend(loc="lower right", fontsize=8)
-plots.show(figure, alt="Three lines each: MoCo v3's NMI ends at 0, SimMIM's at .15; of MAE two of three end near 0. Distances overlap late.")
-
-# %% [markdown]
-# And the paper's sentences, as chapter 13 puts them to all three trainings (256 images; the verdict is over trainings and
-# images):
+# **Predict, then run.** Which of the *supported* lines will no longer be?
 
 # %%
 from IPython.display import Markdown, display
@@ -726,20 +698,52 @@ entries = ledger.of_world(ledger.written(), "shapes")
 display(Markdown(ledger.over_trainings([entries[id] for id in ("park-1", "park-2", "park-3")])))
 
 # %% [markdown]
-# **MoCo v3 collapsed and SimMIM did not, in all three trainings.** (Random weights, DINO and the hybrid have a low NMI
-# too, so what stands out is SimMIM's high one. In the last two blocks MoCo v3 lies even below random weights.) On the
-# way down the three MoCo v3 differ; the second comes back up twice. Heads, tokens and blocks are more alike in MoCo v3
-# than in SimMIM in every training (what that is worth, section 4 has said).
+# - **Collapse holds, in all three trainings**: late, MoCo v3's NMI is far below SimMIM's, and in its last two blocks below
+#   random weights'. (Random weights, DINO and the hybrid have a low NMI too; what stands out is SimMIM's high one.)
+# - **"Looks further" does not outlive the first training.** Over images it was *supported*, by half a pixel of 33, and over
+#   trainings it is open: half a pixel, one and a half, half a pixel. Block 12 against block 8 even changes its sign. The
+#   intervals over images were right, and were about one network.
+# - **The gap is wider early than late, every time**: it is in blocks 2 to 4 that SimMIM looks nearby.
+# - **Alike** holds against SimMIM for heads, tokens and depths. Against the untrained network it fails for heads. And for
+#   tokens it is the shared vector alone: without it, MoCo v3's are *less* alike than either's (first training).
 #
-# **MAE stands between them, and where is a matter of the training.** In the two that this chapter had not looked at, the NMI of
-# blocks 11 and 12 falls to .016 and .005, and to .029 and .017; random weights have .013 and .010, the first MAE .130 and .086.
-# That MAE "has not collapsed", read from the table above, was true of one network. Contrast is not needed for it, and masks do
-# not prevent it; nor did they on photographs.
+# ### Is it the method, or the network?
 #
-# **The last pixel of distance belongs to the training.** SimMIM's second block looks half as far as uniform attention would, in
-# all three, and MoCo v3 stays within 3 px of uniform. But that MoCo v3 looks further late was *supported* by the first training
-# and is open over three: half a pixel, one and a half and half a pixel. That it looks further in block 12 than in block 8 even
-# changes its sign. The intervals over images were right, and were about one network.
+# SimMIM has not collapsed, and looks nearly as far as MoCo v3 late. Is that masked modelling? MAE is masked modelling too
+# (chapter 03), on the same images and the same grid. (It learned from a quarter of the patches; here it is shown all.)
+#
+# **Predict, then run.** Three lines for each objective. In which of the two quantities will MAE's side with SimMIM's?
+
+# %%
+figure, axes = plt.subplots(1, 2, figsize=(7.5, 2.8))
+for axis, quantity in zip(axes, ("distance", "nmi")):
+    for name in ("mocov3", "simmim", "mae"):
+        axis.plot(range(1, 13), found[name][quantity].mean((0, 2)), color=plots.COLORS[name], label=NAMES[name])
+        draw_again(axis, name, quantity)
+    axis.set(xlabel="block", xticks=range(1, 13), ylim=(0, None))
+axes[0].set(ylabel="attention distance, px", title="MAE looks nearby for longer")
+axes[1].set(ylabel="NMI", title="Two of three MAE end collapsed")
+axes[0].legend(loc="lower right", fontsize=8)
+plots.show(figure, alt="Three lines each: MoCo v3's NMI ends at 0, SimMIM's at .15; of MAE two of three end near 0. Distances overlap late.")
+
+# %% [markdown]
+# **MAE is the more local, and where it ends is a matter of the training.** All three look at closer range than SimMIM
+# in blocks 6 to 10, so the small gap in distance above is SimMIM's, and not one of masked modelling as such. But in two
+# of three the NMI comes down to .016 and .005, and to .029 and .017, in blocks 11 and 12, where random weights have
+# about .015; only the first training (.130 and .086) has not collapsed. Contrast is not needed for it, and masks do not
+# prevent it. On photographs (section 3) MAE ends as collapsed as MoCo v3, and SimMIM is the more local.
+#
+# The same quantities for every network of shapes, first training, blocks 7 to 12:
+
+# %%
+print(f"{'':>10}   distance      patches      NMI        weights against the start")
+for name, results in found.items():
+    px, entropy, nmi = (results[quantity][:, late].mean() for quantity in ("distance", "entropy", "nmi"))
+    print(f"{name:>10}   ≈ {px:.1f} px   ≈ {entropy.exp():.0f} of 64   ≈ {nmi:.3f}   cosine ≈ {moved[name]:.3f}")
+
+# %% [markdown]
+# The hybrid looks about as far as MoCo v3, and its NMI lies between its parents', far nearer to MoCo v3 (chapter 11). DINO,
+# whose weights hardly moved, is where random weights are.
 #
 # ## Exercises
 #
@@ -903,10 +907,10 @@ chapter05.check_head_similarity(head_similarity);
 #   strangers.
 # - The untrained network's attention is global and nearly collapsed. Only what differs from it was learned.
 #
-# **Limits.** One network of each kind but for the end of section 6: intervals are over images, not over trainings.
-# Steps differ from network to network (section 1), and a step of MoCo v3 costs several of SimMIM's. An 8 × 8 grid, grey
-# images with repeating textures. The published numbers come from another grid, other data and a far longer training,
-# and were read off figures.
+# **Limits.** Intervals are over images; three trainings are drawn or in the table of section 6 for MoCo v3, SimMIM and
+# MAE on shapes, and everything else is one network of each kind. Steps differ from network to network (section 1), and
+# a step of MoCo v3 costs several of SimMIM's. An 8 × 8 grid, grey images with repeating textures. The published numbers
+# come from another grid, other data and a far longer training, and were read off figures.
 #
 # **References.** Park et al. 2023, *What Do Self-Supervised Vision Transformers Learn?*, section 2, Figures 2 to 5. Raghu
 # et al. 2021, *Do Vision Transformers See Like Convolutional Neural Networks?* (attention distance). Chen, Xie and He 2021
