@@ -137,58 +137,48 @@ plots.show(figure, alt="Falling profiles of log amplitude along the diagonal: Mo
 # ## 2. Through the depths
 #
 # One number for an image at each depth: the last point of that profile. For all networks of shapes it was measured on 500
-# images (`python -m lib.analysis curves shapes/NAME`); the lines below come from `data/results`. Depth 0 is the embedding,
-# before the first block.
+# images (`python -m lib.analysis curves shapes/NAME`); the lines below come from `data/results`. Each objective was trained
+# three times, from other first weights, with other views and another order of the images, and random weights are drawn
+# three times as well. Depth 0 is the embedding, before the first block.
 #
 # **Predict, then run.** Park et al. find CL low and MIM high at every depth. What will an untrained network do?
 
 # %%
 from lib.analysis.curves import written
 
-shipped = zoo.names("shapes")
-curves = {name: written("shapes", name)["delta_log_amplitude"] for name in shipped}
-curves["untrained"] = written("shapes", "simmim", "untrained")["delta_log_amplitude"]
-figure, axis = plt.subplots(figsize=(6.5, 3.3))
-for name, c in curves.items():
-    axis.plot(c["depth"], c["value"], "o-", ms=3, color=plots.COLORS[name], label=NAMES[name])
-    axis.fill_between(c["depth"], c["low"], c["high"], color=plots.COLORS[name], alpha=0.25, lw=0)
-axis.set(xlabel="depth", xticks=range(13), ylabel="Δ log amplitude",
-         title="One training each: the masked stay high, the contrastive fall (n = 500)")
-axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-plots.show(figure, alt="Curves by depth: MAE and SimMIM stay near -2, supervised and untrained lie lower, DINO, the hybrid and MoCo v3 end lowest.")
 
-# %% [markdown]
-# At the end stands the order of Park et al.: MAE and SimMIM stay near −2 through all blocks, MoCo v3 falls farthest,
-# the hybrid of both and DINO behind it. (DINO begins by rising and is below the supervised and the untrained network
-# only from depth 9 on.) And the control says how much to make of it: random weights fall as well, about as far as the
-# supervised network. SimMIM and MAE are the ones that fall least. The course over depth is not the paper's: there MoCo
-# v3 *rises* from block 1 to 10 (chapter 12 draws it), here it falls. Depth 0 is no measure of an objective: it holds
-# the position embedding, the same sines and cosines in all.
-#
-# ### Trained twice more
-#
-# An interval over images says nothing about another training. MoCo v3, SimMIM and MAE were trained twice more, from other
-# first weights:
+def delta_curves(name):
+    """Δ log amplitude by depth of every training of a network of shapes that was measured."""
+    source, kind = ("simmim", "untrained") if name == "untrained" else (name, "trained")
+    return [written("shapes", training, kind)["delta_log_amplitude"] for training in zoo.trainings(source)]
+
 
 # %%
-figure, axis = plt.subplots(figsize=(6.5, 3))
-for name in ("mocov3", "simmim", "mae"):
-    for training in (name, f"{name}-seed1", f"{name}-seed2"):
-        c = written("shapes", training)["delta_log_amplitude"]
-        axis.plot(c["depth"], c["value"], color=plots.COLORS[name], label=NAMES[name] if training == name else None)
-axis.set(xlabel="depth", xticks=range(13), ylabel="Δ log amplitude", title="Three trainings each: MoCo v3 falls, of MAE two of three do (n = 500)")
-axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-plots.show(figure, alt="Three lines each: MoCo v3 falls to -3 and lower, SimMIM ends near -2, of MAE one of three stays up.")
+sides = {"contrastive and masked": ("mocov3", "simmim", "mae", "untrained"),
+         "the others": ("dino", "hybrid", "supervised", "untrained")}
+figure, axes = plt.subplots(1, 2, figsize=(7.5, 3.6), sharey=True)
+for axis, (title, side) in zip(axes, sides.items()):
+    for name in side:
+        for i, c in enumerate(delta_curves(name)):
+            axis.plot(c["depth"], c["value"], color=plots.COLORS[name], label=None if i else NAMES[name])
+    axis.set(title=title, xlabel="depth", xticks=range(0, 13, 2))
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=9)
+axes[0].set_ylabel("Δ log amplitude")
+figure.suptitle("Every MoCo v3 falls; SimMIM stays high, of MAE one in three (n = 500)")
+plots.show(figure, alt="Lines by depth: MoCo v3 falls to -3 and lower, SimMIM ends near -2, of MAE one stays up; random weights fall as well.")
 
 # %% [markdown]
-# Three trainings agree on the course. SimMIM begins *below* MoCo v3, passes it at depth 3 or 4, and ends one to two units
-# above it. MoCo v3 falls in all three, where Park et al. draw a rise from block 1 to 10. How high SimMIM ends is the training's
-# own: the third one rises from depth 6 to 10.
+# MoCo v3 falls to −3 and lower in every training, the hybrid as well, and SimMIM ends one to two units above MoCo v3.
+# The control says how much to make of it: random weights fall too, about as far as supervised networks, and DINO, which
+# begins higher, ends a little lower. SimMIM is the one that falls least. The course over depth is not the paper's:
+# there MoCo v3 *rises* from block 1 to 10 (chapter 12 draws it), here it falls, and SimMIM begins *below* it and passes
+# it at depth 3 or 4. Depth 0 is no measure of an objective: it holds the position embedding, the same sines and cosines
+# in all.
 #
-# **MAE stays high in one training of three.** The other two turn down in their last five blocks and end as low as random
-# weights, or lower. They are the two whose last blocks collapse (chapter 05, section 6), as every MoCo v3's do. A likely
-# reason: a map that is the same for all queries adds the same to all tokens, which raises the constant and nothing else.
-# "Masked networks stay high" holds for SimMIM here; of MAE, one training had it.
+# **MAE stays high in one training of three.** The other two turn down in their last five blocks and end lower than
+# random weights. They are the two whose last blocks collapse (chapter 05, section 6), as every MoCo v3's do. A likely
+# reason: a map that is the same for all queries adds the same to all tokens, which raises the constant and nothing
+# else. "Masked networks stay high" holds for SimMIM here; of MAE, one training had it.
 #
 # ### On photographs
 #
@@ -250,7 +240,7 @@ def without_constant(tokens):
 
 
 # %%
-everyone = {name: depths[name] if name in depths else patch_tokens(zoo.load(name), images) for name in [*shipped, "untrained"]}
+everyone = {name: depths[name] if name in depths else patch_tokens(zoo.load(name), images) for name in [*zoo.names("shapes"), "untrained"]}
 figure, axes = plt.subplots(1, 2, figsize=(7.8, 3.2), sharey=True)
 for axis, title, change in zip(axes, ("As it is", "Without the constant"), (lambda x: x, without_constant)):
     for name, stack in everyone.items():

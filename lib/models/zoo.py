@@ -61,6 +61,17 @@ def names(world: str, folder: Path = FOLDER) -> list[str]:
     return [name for w, name in keys if w == world]
 
 
+def trainings(name: str, world: str = "shapes", folder: Path = FOLDER) -> list[str]:
+    """The names of all trainings of a network that ship, such as ["mocov3", "mocov3-seed1", "mocov3-seed2"], by seed.
+
+    They differ in the seed alone: first weights, views and masks, order of the images. Raises CourseError for a name that
+    does not ship.
+    """
+    _entry(name, world, folder)
+    again = [key.split("/")[1] for key in others(folder) if key.startswith(f"{world}/{name}-seed")]
+    return [name, *sorted(again, key=lambda key: int(key.rsplit("-seed", 1)[1]))]
+
+
 def _entry(name: str, world: str, folder: Path) -> dict:
     """What the manifests say of a checkpoint. Raises CourseError for an unknown name."""
     known = manifest(folder)

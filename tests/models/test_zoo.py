@@ -86,6 +86,15 @@ def test_unknown_names_are_named(folder):
         zoo.load("simmim", "w", folder)
 
 
+def test_trainings_are_by_seed_and_of_one_network_only(folder):
+    entry = json.loads((folder / "manifest.json").read_text())["w/simmim"]
+    keys = ("w/simmim-seed10", "w/simmim-seed2", "w/simmim-mean", "w/simmim-mean-seed1", "v/simmim-seed1")
+    (folder / zoo.OTHERS).write_text(json.dumps(dict.fromkeys(keys, entry)))
+    assert zoo.trainings("simmim", "w", folder) == ["simmim", "simmim-seed2", "simmim-seed10"]
+    with pytest.raises(CourseError, match=r"no checkpoint 'mae' ships for world 'w'"):
+        zoo.trainings("mae", "w", folder)
+
+
 @pytest.mark.skipif(not (zoo.FOLDER / "manifest.json").exists(), reason="no checkpoints ship yet: see lib.training.zoo")
 def test_what_ships_is_whole_and_small():
     known = zoo.manifest() | zoo.others()
