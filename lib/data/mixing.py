@@ -15,7 +15,7 @@ from scipy.special import betaincinv
 from torch import Tensor
 
 from lib import random
-from lib.data.views import send
+from lib.data.transfer import send
 from lib.errors import CourseError
 
 AREA, RATIO, TRIES = (0.02, 1 / 3), (0.3, 1 / 0.3), 10             # of random erasing, as in timm

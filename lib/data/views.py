@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from lib import random
+from lib.data.rand_augment import MOST, rand_augment
+from lib.data.transfer import send
 from lib.errors import CourseError
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)                         # of ImageNet, red, green, blue
@@ -34,6 +36,7 @@ class ViewRecipe:
                size / 224: 2 pixels soften a view of 224 and would wipe out the shapes in one of 32
     solarize   inverts what is brighter than 0.5
     flip       left to right
+    rand_augment   no probability but the magnitude, from 0 for none to 10: two operations more, see `lib.data.rand_augment`
     """
     scale: tuple[float, float] = (1.0, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -44,8 +47,11 @@ class ViewRecipe:
     sigma: tuple[float, float] = (0.1, 2.0)
     solarize: float = 0.0
     flip: float = 0.0
+    rand_augment: float = 0.0
 
     def __post_init__(self):
+        if not 0 <= self.rand_augment <= MOST:
+            raise CourseError(f"rand_augment is a magnitude, from 0 to {MOST:g}, got {self.rand_augment}")
         for name in ("jitter", "grayscale", "blur", "solarize", "flip"):
             if not 0 <= getattr(self, name) <= 1:
                 raise CourseError(f"{name} is a probability, from 0 to 1, got {getattr(self, name)}")
@@ -57,7 +63,7 @@ class ViewRecipe:
             raise CourseError(f"strengths must not be negative, and hue at most 0.5, got {self.strengths}")
 
 
-CAN_BE_LEFT_OUT = ("crop", "jitter", "grayscale", "blur", "solarize", "flip")
+CAN_BE_LEFT_OUT = ("crop", "jitter", "grayscale", "blur", "solarize", "flip", "rand_augment")
 
 
 def without(view: ViewRecipe, names: tuple[str, ...]) -> ViewRecipe:
@@ -68,7 +74,7 @@ def without(view: ViewRecipe, names: tuple[str, ...]) -> ViewRecipe:
 
 PLAIN = ViewRecipe(ratio=(1.0, 1.0))
 SIMMIM = ViewRecipe(scale=(0.67, 1.0), flip=0.5)                                 # Xie et al. 2022
-SUPERVISED = ViewRecipe(scale=(0.08, 1.0), jitter=1.0, strengths=(0.4, 0.4, 0.4, 0.0), flip=0.5)   # jitter, not RandAugment
+SUPERVISED = ViewRecipe(scale=(0.08, 1.0), jitter=1.0, strengths=(0.4, 0.4, 0.4, 0.0), flip=0.5)   # without RandAugment
 MAE_VIEW = ViewRecipe(scale=(0.2, 1.0), flip=0.5)                                # He et al. 2022, who resize bicubically
 MOCO_V3 = (                                                                      # Chen et al. 2021, with the views of BYOL
     ViewRecipe(scale=(0.08, 1.0), jitter=0.8, grayscale=0.2, blur=1.0, flip=0.5),
@@ -250,12 +256,9 @@ def make_view(images: Tensor | Whole, recipe: ViewRecipe, size: int, keys: Tenso
         view = solarize(view, send(draws.solarize, view.device))
     if recipe.flip:
         view = flip(view, send(draws.flip, view.device))
+    if recipe.rand_augment:
+        view = rand_augment(view, keys, recipe.rand_augment)
     return normalize(view)
-
-
-def send(x: Tensor, device: torch.device) -> Tensor:
-    """From the CPU to the device, without waiting for it."""
-    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
 def _on_rows(images: Tensor, which: Tensor, operation, parameter: Tensor, **options) -> None:

@@ -6,14 +6,13 @@ the final one, as SimMIM and MAE do. Early layers, which are the most general, m
 layer's learning rate is smaller by the factor `layer_decay`.
 
 What the published recipes do and this does not:
-- RandAugment. torchvision's draws from a global generator and treats one image at a time, on the CPU. The colour jitter that
-  DeiT and SimMIM name for a training without it stands in: brightness, contrast and saturation of 0.4, hue not at all.
 - One lambda of mixup or cutmix for a whole batch: here each image has its own (`lib.data.mixing`).
-- Bicubic crops (here they are bilinear), DeiT's repeated augmentation and averaged weights, gradients over several batches.
+- Bicubic crops (here they are bilinear, and so is what RandAugment moves), DeiT's repeated augmentation and averaged weights.
 - A first scale of the head for each recipe: all start at MAE's, so small that the first answers are even.
 - SimMIM copies its relative position bias into every block. Here all blocks go on sharing one table, which moves at the rate of
   the head, as BEiT's shared one does.
 """
+import contextlib
 import copy
 import functools
 import math
@@ -53,6 +52,7 @@ class FineTuneRecipe:
     schedule: ClassVar[str] = "cosine"
     epochs: int = option(100, "passes over the training images")
     batch_size: int = option(1024, "images a step")
+    accumulate: int = option(1, "parts of a step, one after the other: less memory, the same mean over images")
     learning_rate: float = option(1e-3, "peak learning rate of the head at this batch size")
     learning_rate_end: float = option(1e-6, "learning rate of the head at the end of the cosine")
     warmup_epochs: float = option(5.0, "epochs of linear warm-up")
@@ -62,7 +62,8 @@ class FineTuneRecipe:
     drop_path: float = option(0.1, "rate of stochastic depth in the last block, rising from 0 in the first")
     clip_norm: float = option(0.0, "largest gradient norm; 0 for no clipping")
     crop_min: float = option(0.08, "smallest area of a crop, as a share of the image")
-    jitter: float = option(1.0, "probability of a colour jitter")
+    rand_augment: float = option(9.0, "magnitude of RandAugment, up to 10; 0 for none")
+    jitter: float = option(0.0, "probability of a colour jitter, which a training without RandAugment may have")
     erase: float = option(0.25, "probability that a box of noise covers a part of the image")
     mixup: float = option(0.8, "parameter of the Beta distribution; 0 for no mixup")
     cutmix: float = option(1.0, "parameter of the Beta distribution; 0 for no cutmix")
@@ -72,8 +73,9 @@ class FineTuneRecipe:
         for f in fields(self):
             if not 0 <= getattr(self, f.name) < math.inf:
                 raise CourseError(f"{f.name} must not be negative or infinite, got {getattr(self, f.name)}")
-        for name, low, high in (("epochs", 1, math.inf), ("batch_size", 1, math.inf), ("crop_min", 1e-6, 1), ("jitter", 0, 1),
-                                ("erase", 0, 1), ("layer_decay", 1e-6, 1), ("drop_path", 0, 0.999), ("smoothing", 0, 0.999)):
+        for name, low, high in (("epochs", 1, math.inf), ("batch_size", 1, math.inf), ("accumulate", 1, self.batch_size),
+                                ("crop_min", 1e-6, 1), ("jitter", 0, 1), ("erase", 0, 1), ("rand_augment", 0, 10),
+                                ("layer_decay", 1e-6, 1), ("drop_path", 0, 0.999), ("smoothing", 0, 0.999)):
             if not low <= getattr(self, name) <= high:
                 raise CourseError(f"{name} must lie from {low} to {high}, got {getattr(self, name)}")
         if self.warmup_epochs >= self.epochs:
@@ -83,7 +85,7 @@ class FineTuneRecipe:
 RECIPES: dict[str, FineTuneRecipe] = {
     # For a small ViT on small images, in minutes. Few steps want a high learning rate, small batches and gentle views.
     "course": FineTuneRecipe(epochs=20, batch_size=64, learning_rate=2e-3, warmup_epochs=2, layer_decay=0.75, clip_norm=5.0,
-                             crop_min=0.6, jitter=0.0, erase=0.0, mixup=0.0, cutmix=0.0),
+                             crop_min=0.6, rand_augment=0.0, erase=0.0, mixup=0.0, cutmix=0.0),
     # MoCo v3 names DeiT's defaults for 150 epochs; lr, decay, drop path, warm-up, mixing and clipping are those of
     # mmpretrain's configuration (batch 8 x 64), the ends of the schedule and erasing those of DeiT.
     "mocov3": FineTuneRecipe(epochs=150, batch_size=512, learning_rate=5e-4, learning_rate_end=1e-5, warmup_epochs=5,
@@ -220,7 +222,7 @@ def _check(network: nn.Module, train, val, r: FineTuneRecipe) -> None:
 def _train(network: nn.Module, train, r: FineTuneRecipe, seed: int, device: torch.device, progress: bool,
            keep: Path | None) -> list[dict[str, float]]:
     optimizer = torch.optim.AdamW(parameter_groups(network, r), lr=r.learning_rate, fused=True)
-    view = replace(SUPERVISED, scale=(r.crop_min, 1.0), jitter=r.jitter)
+    view = replace(SUPERVISED, scale=(r.crop_min, 1.0), jitter=r.jitter, rand_augment=r.rand_augment)
     labels, size = train.labels(torch.arange(len(train))).cpu(), network.patch_embed.img_size[0]
     per_epoch = len(train) // r.batch_size
     steps, history, pending, since = r.epochs * per_epoch, [], 0, 0
@@ -265,15 +267,20 @@ def _train(network: nn.Module, train, r: FineTuneRecipe, seed: int, device: torc
         images, targets = mix(images, labels[indices], keys, len(train.classes), r.mixup, r.cutmix, r.smoothing)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(r, step / per_epoch) * group["lr_scale"]
-        with torch.autocast(device.type, torch.bfloat16, enabled=has_bf16(device)):
-            logits = widen(call(images))                                             # (B, classes)
-        loss = F.cross_entropy(logits, targets)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss, parts = 0.0, list(zip(images.chunk(r.accumulate), targets.chunk(r.accumulate), strict=True))
+        for i, (some, wanted) in enumerate(parts):
+            alone = several and i + 1 < len(parts)                 # processes add up their gradients in the last part
+            with call.no_sync() if alone else contextlib.nullcontext():
+                with torch.autocast(device.type, torch.bfloat16, enabled=has_bf16(device)):
+                    logits = widen(call(some))                                       # (part, classes)
+                part = F.cross_entropy(logits, wanted) * (len(some) / len(images))
+                part.backward()
+            loss = loss + part.detach()
         if r.clip_norm:
             nn.utils.clip_grad_norm_(network.parameters(), r.clip_norm)
         optimizer.step()
-        pending = pending + loss.detach()
+        pending = pending + loss
         if (step + 1) % LOG_EVERY == 0 or step + 1 == steps:
             history.append({"step": step + 1, "epoch": (step + 1) / per_epoch,
                             "loss": distributed.mean(pending).item() / (step + 1 - since),

@@ -4,7 +4,7 @@ from dataclasses import fields
 import torch
 from torch import nn
 
-from lib.data.views import DINO_GLOBAL, DINO_LOCAL, MAE_VIEW, MOCO_V3, SIMMIM, SUPERVISED
+from lib.data.views import DINO_GLOBAL, DINO_LOCAL, MAE_VIEW, MOCO_V3, SIMMIM
 from lib.errors import CourseError
 from lib.models.vit import ViT
 from lib.objectives.contrastive import MoCoV3
@@ -47,8 +47,7 @@ def build(r: Recipe) -> nn.Module:
         case SupervisedRecipe(classes=0):
             raise CourseError("classes is 0; the trainer takes it from the data, here it must be given")
         case SupervisedRecipe():
-            return Supervised(r.backbone(), r.classes, r.mixup, r.cutmix, r.smoothing, r.view(SUPERVISED, r.crop_min),
-                              r.pooling)
+            return Supervised(r.backbone(), r.classes, r.mixup, r.cutmix, r.smoothing, r.labelled_view(), r.pooling, r.erase)
     raise CourseError(f"nothing is known about training a {type(r).__name__}; to train an objective of your own, give the "
                       "trainer a function that makes it: Trainer(recipe, source, make=...)")
 

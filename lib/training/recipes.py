@@ -65,7 +65,7 @@ RECIPES: dict[tuple[str, str], Recipe] = {
     # DeiT: lr 5e-4 x batch / 512, 5 warm-up epochs from 1e-6, 1e-5 at the end.
     ("supervised", "paper"): SupervisedRecipe(**_PAPER, epochs=300, batch_size=1024, learning_rate=5e-4 * 1024 / 512,
                                               warmup_epochs=5, warmup_start=1e-6, learning_rate_end=1e-5, drop_path=0.1,
-                                              positions="learned", init="normal"),
+                                              positions="learned", init="normal", rand_augment=9.0, jitter=0.0, erase=0.25),
     # The hybrid keeps the contrastive settings of MoCo v3, the masked ones of SimMIM, and one optimiser for both.
     ("hybrid", "smoke"): HybridRecipe(**_SMOKE, learning_rate=5e-3, hidden=128, dim=64, momentum=0.9, crop_min=0.6,
                                       mask_cell=1, clip_norm=5.0),
@@ -88,8 +88,8 @@ DEPARTURES = {
             "not truncated normal; small crops see antialiased positions; bf16 for fp16",
     "mae": "crops are resized bilinearly, not bicubically; q, k and v start as matrices of their own, CLS almost 0 and is not "
            "decayed; bf16 for fp16",
-    "supervised": "no RandAugment (colour jitter stands in), no random erasing, no repeated augmentation; crops are resized "
-                  "bilinearly, not bicubically; mixup and cutmix are drawn for each image, not for a batch; bf16 for fp16",
+    "supervised": "no repeated augmentation; crops are resized bilinearly, not bicubically, and what RandAugment moves is too; "
+                  "mixup and cutmix are drawn for each image, not for a batch; bf16 for fp16",
     "hybrid": "the paper's settings are known from a later record only; what it does not say is MoCo v3's and SimMIM's",
 }
 DEIT_HEADS = {"vit_tiny": 3, "vit_small": 6}           # of DeiT and DINO, where they are not those of the size

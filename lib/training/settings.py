@@ -3,7 +3,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar
 
 from lib.data.shapes import DIFFICULTIES
-from lib.data.views import CAN_BE_LEFT_OUT, ViewRecipe, without
+from lib.data.views import CAN_BE_LEFT_OUT, SUPERVISED, ViewRecipe, without
 from lib.errors import CourseError
 from lib.models import vit
 
@@ -30,7 +30,8 @@ ABOVE_0 = ("temperature", "student_temperature", "teacher_temperature", "teacher
 FREE = {"device", "compile", "accumulate", "checkpoint_blocks", "shard", "log_every", "checkpoint_every", "knn_every",
         "keep_every"}
 # What came to recipes later, with the value by which a description without it is understood: what was computed until then.
-LATER = {"heads": 0, "clip_each": False, "stored_size": 0, "pooling": "cls", "start_from": "", "leave_out": ""}
+LATER = {"heads": 0, "clip_each": False, "stored_size": 0, "pooling": "cls", "start_from": "", "leave_out": "",
+         "rand_augment": 0.0, "jitter": 1.0, "erase": 0.0}
 
 
 def later(names) -> dict:
@@ -228,6 +229,13 @@ class SupervisedRecipe(Recipe):
     cutmix: float = option(1.0, "alpha of cutmix; 0 for none")
     smoothing: float = option(0.1, "of labels")
     crop_min: float = option(0.08, "smallest area of a crop, as a share of the image")
+    rand_augment: float = option(0.0, "magnitude of RandAugment, up to 10; 0 for none")
+    jitter: float = option(1.0, "probability of a colour jitter, which a training without RandAugment has")
+    erase: float = option(0.0, "probability that a box of noise covers a part of the image")
+
+    def labelled_view(self) -> ViewRecipe:
+        """DeiT's view, with the crops, the colours and the RandAugment of this recipe."""
+        return self.view(replace(SUPERVISED, jitter=self.jitter, rand_augment=self.rand_augment), self.crop_min)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,8 @@ from torchvision.transforms import RandomResizedCrop
 
 from lib import random
 from lib.data import views
-from lib.data.views import MOCO_V3, PLAIN, SIMMIM, ViewRecipe, denormalize, draw, make_view, normalize
+from lib.data.rand_augment import rand_augment
+from lib.data.views import MOCO_V3, PLAIN, SIMMIM, ViewRecipe, denormalize, draw, make_view, normalize, without
 from lib.errors import CourseError
 
 CLOSE = {"rtol": 0, "atol": 1e-5}                                 # values in [0, 1]; float32 resolves 1e-7
@@ -216,3 +217,13 @@ def test_bad_input_is_named_in_one_line(images, k, size):
 def test_bad_recipe_is_named_in_one_line(wrong):
     with pytest.raises(CourseError, match=rf"^[^\n]*{next(iter(wrong))}[^\n]*got[^\n]*$"):
         ViewRecipe(**wrong)
+
+
+def test_rand_augment_comes_last_and_can_be_left_out():
+    images = torch.randint(0, 256, (8, 3, 24, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    keys, recipe = random.combine(1, torch.arange(8)), replace(PLAIN, flip=0.5)
+    plain, changed = (make_view(images, r, 16, keys) for r in (recipe, replace(recipe, rand_augment=9.0)))
+    torch.testing.assert_close(changed, normalize(rand_augment(denormalize(plain), keys, 9.0)))
+    assert torch.equal(make_view(images, without(replace(recipe, rand_augment=9.0), ("rand_augment",)), 16, keys), plain)
+    with pytest.raises(CourseError, match="rand_augment is a magnitude, from 0 to 10, got 11"):
+        replace(recipe, rand_augment=11.0)

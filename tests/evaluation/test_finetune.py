@@ -28,7 +28,7 @@ from lib.evaluation.finetune import (
 from lib.models.vit import ViT
 
 TINY = FineTuneRecipe(epochs=4, batch_size=32, learning_rate=5e-3, learning_rate_end=1e-4, warmup_epochs=1, layer_decay=0.8,
-                      clip_norm=1.0, crop_min=0.4, erase=0.2, mixup=0.2, cutmix=0.3, jitter=0.5)
+                      clip_norm=1.0, crop_min=0.4, erase=0.2, mixup=0.2, cutmix=0.3, jitter=0.5, rand_augment=0)
 
 
 class Toy:
@@ -278,7 +278,8 @@ def test_every_epoch_shows_every_image_once_with_draws_of_its_own(watched):
 
 def test_views_erasing_and_mixing_are_those_of_the_recipe(watched):
     _, view, size, _ = watched["views"][0]
-    assert (view.scale, view.flip, view.jitter, size) == ((TINY.crop_min, 1.0), 0.5, TINY.jitter, 16)
+    assert (view.scale, view.flip, view.jitter, view.rand_augment, size) == ((TINY.crop_min, 1.0), 0.5, TINY.jitter,
+                                                                             TINY.rand_augment, 16)
     assert watched["erase"][0][2] == TINY.erase
     assert watched["mix"][0][3:] == (6, TINY.mixup, TINY.cutmix, TINY.smoothing)
 
@@ -287,6 +288,19 @@ def test_the_first_loss_is_that_of_an_even_guess_on_soft_targets(watched):
     """Logits start at 0, so that the first loss is log 6 whatever the targets."""
     result = finetune(backbone(), TRAIN, VAL, replace(TINY, learning_rate=0, learning_rate_end=0), device="cpu")
     assert [line["loss"] for line in result.history] == [pytest.approx(math.log(6), abs=1e-3)] * 2
+
+
+def test_a_step_in_parts_is_the_step(monkeypatch):
+    """Three parts of unequal size: the same images pass, and the weights are the same to rounding. A mean of means is not."""
+    sizes, r = [], replace(TINY, epochs=2, drop_path=0, batch_size=32)
+    whole = finetune(backbone(), TRAIN, VAL, r, "mean", seed=3, device="cpu")
+    cross_entropy = module.F.cross_entropy
+    monkeypatch.setattr(module.F, "cross_entropy", lambda x, y, **o: (sizes.append(len(x)), cross_entropy(x, y, **o))[1])
+    parts = finetune(backbone(), TRAIN, VAL, replace(r, accumulate=3), "mean", seed=3, device="cpu")
+    assert sizes == [11, 11, 10] * 6
+    for a, b in zip(whole.network.parameters(), parts.network.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=2e-4)
+    assert parts.history[-1]["loss"] == pytest.approx(whole.history[-1]["loss"], abs=1e-5)
 
 
 # ---------------------------------------------------------------------------------------------- what it does and leaves
@@ -386,12 +400,14 @@ def test_published_recipes(name, at_batch, rate, warmup, epochs, decay, clip):
     assert r.learning_rate == pytest.approx(rate * r.batch_size / at_batch)
     assert (r.warmup_epochs, r.epochs, r.layer_decay, r.clip_norm) == (warmup, epochs, decay, clip)
     assert (r.weight_decay, r.drop_path, r.mixup, r.cutmix, r.smoothing, r.erase) == (0.05, 0.1, 0.8, 1.0, 0.1, 0.25)
+    assert (r.rand_augment, r.jitter) == (9, 0)
     assert 0 < r.learning_rate_end < r.learning_rate / 10
 
 
 @pytest.mark.parametrize("wrong", [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": -1.0}, {"learning_rate": math.inf},
                                    {"layer_decay": 0.0}, {"layer_decay": 1.1}, {"drop_path": 1.0}, {"smoothing": 1.0},
-                                   {"crop_min": 0.0}, {"crop_min": 1.1}, {"jitter": 1.1}, {"erase": 2.0}, {"mixup": math.nan},
+                                   {"crop_min": 0.0}, {"crop_min": 1.1}, {"jitter": 1.1}, {"rand_augment": 10.5},
+                                   {"accumulate": 0}, {"accumulate": 33}, {"erase": 2.0}, {"mixup": math.nan},
                                    {"warmup_epochs": 4.0}])
 def test_a_wrong_recipe_is_named_in_one_line(wrong):
     with pytest.raises(CourseError, match=r"^[^\n]*(got|leaves nothing)[^\n]*$"):

@@ -24,7 +24,7 @@ def given(n: int = 6) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("changes", [dict(), dict(mixup=0.0, cutmix=0.0), dict(mixup=0.0, cutmix=0.0, smoothing=0.0),
-                                     dict(pooling="mean")])
+                                     dict(pooling="mean"), dict(erase=1.0)])
 def test_loss_against_the_slow_formulation(changes):
     model = objective(**changes)
     images, keys, labels = given()
@@ -75,3 +75,13 @@ def test_labels_matter(shuffled):
 def test_without_classes_nothing_is_built():
     with pytest.raises(CourseError, match="classes"):
         build(recipe("supervised", "smoke"))
+
+
+def test_erasing_covers_a_part_of_the_views_before_they_are_mixed():
+    images, keys, labels = given()
+    plain, erased = (objective(mixup=0.0, cutmix=0.0, erase=p).prepare(images, keys, labels)["view"] for p in (0.0, 1.0))
+    share = (plain != erased).any(1).float().mean((1, 2))
+    assert (share > 0).all() and (share < 0.5).all()
+    mixed = objective(mixup=0.8, cutmix=0.0, smoothing=0.0, erase=1.0).prepare(images, keys, labels)
+    own = mixed["targets"][1, labels[1]]                               # its partner is the last but one, of another class
+    torch.testing.assert_close(mixed["view"][1], own * erased[1] + (1 - own) * erased[-2])

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lib import cli, random
 from lib.data import Loaded, open_source
-from lib.data.views import SUPERVISED, ViewRecipe, make_view, normalize
+from lib.data.views import ViewRecipe, make_view, normalize
 from lib.errors import CourseError
 from lib.evaluation.linear import linear_probe
 from lib.evaluation.neighbors import knn_predict
@@ -66,7 +66,7 @@ class OtherTrainer(Trainer):
 
     def classifier(self, r: SupervisedRecipe) -> Classifier:
         network = others.create(self.model, r.classes, r.image_size, r.patch_size)
-        return Classifier(network, r.image_size, r.smoothing, r.view(SUPERVISED, r.crop_min))
+        return Classifier(network, r.image_size, r.smoothing, r.labelled_view())
 
     def described(self) -> dict:
         return described(self.recipe, self.model)
