@@ -164,15 +164,15 @@ for name, results in found.items():
         other = zoo.untrained("shapes", seed) if name == "untrained" else zoo.load(f"{name}-seed{seed}")
         axis.plot(range(1, 13), record(other, world, [Unison()])["attention_unison"].mean(0), color=plots.COLORS[name], lw=0.9)
 axis.set(xlabel="block (n = 256 images; thin: the other two trainings)", ylabel="unison of attention's steps", ylim=(0, 1.03),
-         xticks=range(1, 13), title="SimMIM's tokens share less of a step than MoCo v3's or a random network's")
+         xticks=range(1, 13), title="From block 5 on, every SimMIM shares less of a step than MoCo v3 or random weights")
 axis.legend(loc="lower left", ncols=3)
-plots.show(figure, alt="Unison by block: MoCo v3 and the untrained network rise to nearly 1, SimMIM stays between 0.3 and 0.7.")
+plots.show(figure, alt="Unison by block: MoCo v3 and the untrained network rise to nearly 1, SimMIM stays between 0.17 and 0.7.")
 
 # %% [markdown]
 # Bars are 95 % intervals over 256 images; most are smaller than the dots. Park et al. find that CL moves all tokens in
-# unison and MIM far less so: here, from block 5 on, every MoCo v3 lies above every SimMIM, near 1. (In the first four
-# blocks the trainings overlap.) And the control takes half of the meaning away: **random weights move tokens in unison
-# too**. The network that training changed most is SimMIM, and it went *away* from unison.
+# unison and MIM far less so: here, from block 5 on, every MoCo v3 lies above every SimMIM, near 1. (In blocks 1 and 4
+# the trainings overlap.) And the control takes half of the meaning away: **random weights move tokens in unison too**.
+# The network that training changed most is SimMIM, and it went *away* from unison.
 #
 # Why would random weights do that? Chapter 05 has a number for it: the NMI of an attention map, 0 if every query gets the
 # same answer. MAE, the second masked network, comes along:
@@ -532,8 +532,9 @@ for name in names:
 
 # %% [markdown]
 # All are below 0: on average, some other image is nearer than one's own. (A patch of ground resembles another image's
-# ground more than its own object.) SimMIM is last by both numbers, and **the untrained network is first by both**. "More
-# clustered by image than SimMIM" holds for MoCo v3; "than random weights" does not.
+# ground more than its own object.) SimMIM is last by both numbers, and **the untrained network is first by both**.
+# "More clustered by image than SimMIM" holds for MoCo v3; "than random weights" does not (in this training; section 6
+# has all three).
 #
 # ## 5. On photographs
 #
@@ -635,8 +636,8 @@ for text, value, low, high in rows:
 
 # %% [markdown]
 # These intervals are over images, for **one network of each kind**; another training may move a difference by more than
-# its interval. So here are the sentences that chapter 13 puts to all three trainings (256 images each), and what the three
-# say together:
+# its interval. So here are the sentences that chapter 13 puts to all three trainings (256 images each, 32 for the
+# neighbours), and what the three say together:
 
 # %%
 from IPython.display import Markdown, display
@@ -647,12 +648,14 @@ entries = ledger.of_world(ledger.written(), "shapes")
 display(Markdown(ledger.over_trainings([entries[id] for id in ("park-4", "park-15")])))
 
 # %% [markdown]
-# **Every difference has the same sign three times.** Of Park et al.'s picture holds: contrastive attention moves tokens in
-# unison and leaves their differences alone, and tokens keep to their image more in MoCo v3 than in SimMIM. (By how much is
-# less sure: the last is twice as large in two trainings as in the first, and its interval, .10 wide over images, runs from
-# .01 to .35 over trainings.) What the control adds: an untrained network does all of this too, a little less in unison,
-# and it keeps tokens to their image even more. What does not show at this scale: that late contrastive attention drives
-# images apart more than other attention does.
+# **Every difference has the same sign three times.** Of Park et al.'s picture holds: contrastive attention moves tokens
+# in unison and leaves their differences alone, and tokens keep to their image more in MoCo v3 than in SimMIM. (By how
+# much is less sure: the last is twice as large in two trainings as in the first, and its interval, .10 wide over
+# images, runs from .01 to .35 over trainings.) What the control adds: an untrained network does all of this too, a
+# little less in unison, and it keeps tokens to their image as well: more than MoCo v3 in the first training (+.13), as
+# much in the second, less in the third (−.05). What does not show on shapes: that late contrastive attention drives
+# images apart more than other attention does. (On photographs it does, by a hair, and random weights do it more: park-4
+# in chapter 13.)
 #
 # ## Exercises
 #
@@ -784,10 +787,10 @@ chapter06.check_image_purity(image_purity);
 # - A t-SNE picture needs a number and an untrained network beside it. SimMIM's tokens do not sort by image; early on they
 #   sort by place.
 #
-# **Limits.** One small network of each kind, trained on a procedural world; intervals are over images, but for the table
-# of three trainings. That image-level variance does not set MoCo v3 apart here says nothing about ViT-B on ImageNet. Only
-# the attention half of a block is taken apart; `Unison` measures the MLP half too. Unison and the shares of neighbours
-# are measures of this course; the paper's figures are pictures and spectra.
+# **Limits.** One small network of each kind, trained on a procedural world; intervals are over images, but for the last
+# table; three trainings are drawn in section 1 alone. That image-level variance does not set MoCo v3 apart here says
+# nothing about ViT-B on ImageNet. Only the attention half of a block is taken apart; `Unison` measures the MLP half
+# too. Unison and the shares of neighbours are measures of this course; the paper's figures are pictures and spectra.
 #
 # **References.** Park et al. 2023, *What Do Self-Supervised Vision Transformers Learn?*, section 3, Figures 6, 7 and E.2.
 # van der Maaten and Hinton 2008, *Visualizing Data using t-SNE*. Rousseeuw 1987, *Silhouettes*, for the silhouette.

@@ -48,15 +48,17 @@ def _path(world: str, name: str, folder: Path) -> Path:
     return path
 
 
-def measured(world: str, what: str, kind: str = "trained", folder: Path = RESULTS) -> dict[str, dict]:
+def measured(world: str, what: str, kind: str = "trained", folder: Path = RESULTS, again: bool = False) -> dict[str, dict]:
     """What a further command found, "noise" or "shape-bias" say, of every shipped network that data/results has it of.
 
     -> {name: what the command writes under `kind`}, in the manifest's order. kind: "untrained" is each network's own control.
+    again: further trainings too, each behind its first.
     Raises CourseError for another measurement, and if there is none of any network.
     """
     if what not in MORE:
         raise CourseError(f"nothing is measured under the name {what!r}; there are {', '.join(MORE)}")
-    paths = {name: folder / "zoo" / f"{world}-{name}-{what}.json" for name in zoo.names(world)}
+    names = [training for name in zoo.names(world) for training in (zoo.trainings(name, world) if again else [name])]
+    paths = {name: folder / "zoo" / f"{world}-{name}-{what}.json" for name in names}
     found = {name: read_report(path, kind)[kind] for name, path in paths.items() if path.exists()}
     if not found:
         raise CourseError(f"data/results has no {what} of any network in world {world!r}; python -m lib.training.zoo --world "
