@@ -204,7 +204,7 @@ again = {name: [written("shapes", f"{name}-seed{seed}") for seed in (1, 2)] for 
 again["untrained"] = [written("shapes", f"mocov3-seed{seed}", "untrained") for seed in (1, 2)]
 
 
-def draw_again(axis, name, quantity, scale=torch.as_tensor):
+def draw_again(axis, again, name, quantity, scale=torch.as_tensor):
     """Thin lines: the other two trainings of a network, or two more draws of random weights."""
     for curves in again[name]:
         axis.plot(curves[quantity]["depth"], scale(torch.tensor(curves[quantity]["value"])), color=plots.COLORS[name], lw=0.9)
@@ -216,7 +216,7 @@ for axis, (name, label) in zip(axes, labels.items()):
     distance = found[name]["distance"].mean(0)  # (12, 6)
     axis.plot(range(1, 13), distance, "o", ms=3, color=plots.COLORS[name], alpha=0.4)
     axis.plot(range(1, 13), distance.mean(1), color=plots.COLORS[name], lw=2.5)
-    draw_again(axis, name, "distance")
+    draw_again(axis, again, name, "distance")
     axis.axhline(pixels.mean(), color="black", lw=1, ls="--")
     axis.set(title=label, xlabel="block", xticks=(1, 4, 8, 12), ylim=(0, 45))
 axes[0].set_ylabel("attention distance, px")
@@ -253,7 +253,7 @@ def draw_depth(axis, values, **style):
 figure, axis = plt.subplots()
 for name, label in labels.items():
     draw_depth(axis, found[name]["entropy"].mean(2).exp(), color=plots.COLORS[name], label=label, lw=2.5)
-    draw_again(axis, name, "entropy", torch.exp)
+    draw_again(axis, again, name, "entropy", torch.exp)
 axis.axhline(64, color="black", lw=1, ls="--", label="uniform")
 axis.set(xlabel="block", ylabel="patches, $e^H$", xticks=range(1, 13), ylim=(0, 68), title="Patches a query spreads over")
 axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
@@ -318,7 +318,7 @@ print("loop = library, SimMIM's six heads:",
 figure, axis = plt.subplots()
 for name, label in labels.items():
     draw_depth(axis, found[name]["nmi"].mean(2), color=plots.COLORS[name], label=label, lw=2.5)
-    draw_again(axis, name, "nmi")
+    draw_again(axis, again, name, "nmi")
 axis.set(xlabel="block", ylabel="NMI (log scale)", xticks=range(1, 13), yscale="log")
 axis.set_title("SimMIM cares who asks; MoCo v3 stops caring")
 axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
@@ -725,7 +725,7 @@ figure, axes = plt.subplots(1, 2, figsize=(7.5, 2.8))
 for axis, quantity in zip(axes, ("distance", "nmi")):
     for name in ("mocov3", "simmim", "mae", "untrained"):
         axis.plot(range(1, 13), found[name][quantity].mean((0, 2)), color=plots.COLORS[name], lw=2, label=NAMES[name])
-        draw_again(axis, name, quantity)
+        draw_again(axis, again, name, quantity)
     axis.set(xlabel="block", xticks=range(1, 13))
 axes[0].set(ylabel="attention distance, px", title="MAE looks nearby for longer", ylim=(0, None))
 axes[1].set(ylabel="NMI (log scale)", title="Two of three MAE end like random weights", yscale="log")

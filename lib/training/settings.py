@@ -121,6 +121,9 @@ class Recipe:
                               "each other, and parts would change it; --checkpoint-blocks saves memory and changes nothing")
         if strange := [name for name in self.left_out() if name not in CAN_BE_LEFT_OUT]:
             raise CourseError(f"leave_out names augmentations, {', '.join(CAN_BE_LEFT_OUT)}, got {strange[0]!r}")
+        # one spelling of each, since a run and its continuation are compared
+        object.__setattr__(self, "leave_out", ",".join(name for name in CAN_BE_LEFT_OUT if name in self.left_out()))
+        object.__setattr__(self, "start_from", self.start_from.rstrip("/") or self.start_from)
         if abs(self.seed) >= 2**63:
             raise CourseError(f"seed must fit into 64 bits, got {str(self.seed)[:40]}")
         for f in fields(self):

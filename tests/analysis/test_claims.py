@@ -264,7 +264,8 @@ def test_claims_are_written_one_by_one_and_in_order(tmp_path, lab, three):
     assert [entry["id"] for entry in entries] == ["park-1", "park-2", "park-3", "park-4"]
     assert ledger.counts(entries) == {"supported": 1, "not supported": 1, "inconclusive": 1, "cannot be measured here": 1}
     result = json.loads(path.read_text())
-    assert result["command"] == "command" and result["commit"] and result["claims"][0]["date"]
+    assert result["command"] == "python -m lib.analysis claims" and result["commit"] and result["claims"][0]["date"]
+    assert [entry["command"] for entry in entries] == ["another", "command", "command", "command"]
     assert [entry["images"] for entry in entries] == [64] * 4
     with pytest.raises(CourseError, match="writes it"):
         ledger.written(tmp_path / "nowhere.json")
@@ -337,7 +338,7 @@ def test_a_damaged_result_is_an_error_with_the_way_back(tmp_path):
 
 def test_the_lab_finds_further_trainings_among_what_ships(lab):
     assert 1 in lab.seeds(("mocov3",)) and 1 in lab.seeds(("mocov3", "untrained"))
-    assert lab.seeds(("untrained",)) == [] == lab.seeds(("mocov3", "hybrid"))
+    assert lab.seeds(("untrained",)) == [] == lab.seeds(("mocov3", "supervised-data30"))
     again = lab.again(1)
     assert again.of_seed("mocov3") == "mocov3-seed1" and again.of_seed("untrained") == "untrained"
     first, second, twice = (one.network("mocov3").blocks[0].mlp.fc1.weight for one in (lab, again, lab.again(1)))

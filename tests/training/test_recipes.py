@@ -199,3 +199,11 @@ def test_augmentations_can_be_left_out():
         assert view == ViewRecipe(ratio=(1.0, 1.0), strengths=view.strengths, sigma=view.sigma)
     with pytest.raises(CourseError, match=r"leave_out names augmentations, crop, jitter, .*, got 'hue'"):
         recipe("mocov3", leave_out="jitter,hue")
+
+
+def test_spellings_of_one_recipe_are_one_recipe():
+    """A run and its continuation are compared, and may be typed in other words."""
+    r = recipe("mocov3", "smoke", leave_out="blur, crop,blur", start_from="runs/first//")
+    assert (r.leave_out, r.start_from) == ("crop,blur", "runs/first")
+    assert r == recipe("mocov3", "smoke", leave_out="crop,blur", start_from="runs/first")
+    assert recipe("mocov3", "smoke", start_from="/").start_from == "/"

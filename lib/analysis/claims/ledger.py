@@ -1,7 +1,8 @@
 """The ledger of all claims: measured by `python -m lib.analysis claims`, kept in data/results/claims.json, shown in the README.
 
-Each claim is written as soon as it is measured, with its own commit and date, in the place of what was known of it: the command
-may be stopped, and given again for some claims only. `python -m lib.analysis.claims.ledger` puts the summary into README.md.
+Each claim is written as soon as it is measured, with its own command, commit and date, in the place of what was known of it:
+the command may be stopped, and given again for some claims only. `python -m lib.analysis.claims.ledger` puts the summary into
+README.md.
 """
 import json
 from collections import Counter
@@ -17,6 +18,7 @@ from lib.evaluation.report import put_into_readme, write_report
 
 ROOT = Path(__file__).parents[3]
 LEDGER = ROOT / "data" / "results" / "claims.json"
+ALL = "python -m lib.analysis claims"                              # what measures all of it; each entry has its own command
 VERDICTS = (SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE, NOT_HERE)
 NEEDED = {"id", "world", "verdict", "why", "reads", "checks", "seeds", "first", "left_out", "control"}           # of an entry
 
@@ -37,7 +39,7 @@ def measure(ids: list[str], lab: Lab, command: str, path: Path = LEDGER) -> Iter
     Raises CourseError where something is missing that a claim was once measured with: what was measured stays.
     """
     for id in ids:
-        new = measured(CLAIMS[id], lab)
+        new = measured(CLAIMS[id], lab) | {"command": command}
         known = {(entry["id"], entry["world"]): entry for entry in (written(path) if path.exists() else [])}
         old = known.get((id, lab.world), {})
         if old.get("checks") and not new["checks"] and CLAIMS[id].measure:
@@ -49,7 +51,7 @@ def measure(ids: list[str], lab: Lab, command: str, path: Path = LEDGER) -> Iter
         known[id, lab.world] = new
         order = sorted((key for key in known if key[0] in CLAIMS), key=lambda key: (key[1], list(CLAIMS).index(key[0])))
         seeds = sorted({seed for key in order for seed in known[key]["seeds"]})
-        write_report(path, {"claims": [known[key] for key in order]}, command=command, seeds=seeds, device="cpu")
+        write_report(path, {"claims": [known[key] for key in order]}, command=ALL, seeds=seeds, device="cpu")
         yield new
 
 
