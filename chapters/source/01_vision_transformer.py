@@ -59,8 +59,22 @@ torch.set_num_threads(min(2, torch.get_num_threads()))  # more would not pay, an
 #
 # ## 1. Patches: an image becomes a sentence
 #
-# `shapes` draws the images of this course: an object with a texture, before a ground with another. One of them is enough
-# to start with. The network sees it with ImageNet's mean taken out and divided by its standard deviation.
+# `shapes` draws the images of this course: an object with a texture, before a ground with another, at four difficulties.
+
+# %%
+some = torch.arange(8, 15)
+levels = {level: Shapes("val", size=64, difficulty=level) for level in ("easy", "mild", "medium", "hard")}
+titles = [level if column == 0 else "" for level in levels for column in range(len(some))]
+figure = plots.image_grid(torch.cat([level.images(some) for level in levels.values()]), titles, rows=4)
+plots.show(figure, alt="Four rows of seven images: grey shapes without texture, faint textures, coloured ones, and small ones in clutter.")
+
+# %% [markdown]
+# The *easy* world has no textures and is learned in seconds: chapters 02 and 03 train in it. The *mild* one has them, faint and
+# grey; the networks of chapters 04 to 13 come from there, after an hour or two of a CPU. *Medium* and *hard* add colours,
+# every angle, light from a side and clutter, and want a GPU.
+#
+# One image of *medium* is enough to start with. The network sees it with ImageNet's mean taken out and divided by its
+# standard deviation.
 
 # %%
 shapes = Shapes("val", size=64, difficulty="medium")

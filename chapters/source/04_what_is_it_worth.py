@@ -537,27 +537,26 @@ for claim, a, b, column in claims:
 # lead by linear probe is gone (chapter 08 draws both). And it saw five times as many images as MoCo v3 in the same time,
 # because a step of it is cheap; whether MoCo v3 would overtake it with as many, these networks cannot say.
 #
-# ### Trained twice more
+# ### How far apart are three trainings?
 #
-# One seed each, so far. All but the hybrid were trained twice more on shapes: other first weights, other views and masks,
-# another order of the images, nothing else.
+# One seed each, so far. On shapes all were trained twice more: other first weights, other views and masks, another order of
+# the images, nothing else.
 #
 # **Predict, then run.** The intervals over images are 1 to 6 points wide. How far do three trainings of one objective lie
 # apart?
 
 # %%
-trainings = {name: [written("shapes", training) for training in (name, f"{name}-seed1", f"{name}-seed2")]
-             for name in ("supervised", "mocov3", "dino", "simmim", "mae")}
-figure, axes = plt.subplots(1, 3, figsize=(7.5, 2.7), sharey=True)
+trainings = {name: [written("shapes", training) for training in zoo.trainings(name)] for name in zoo.names("shapes")}
+figure, axes = plt.subplots(1, 3, figsize=(7.5, 2.9), sharey=True)
 for axis, (column, title) in zip(axes, {"knn": "k-NN", "linear": "linear probe", "finetuned": "fine-tuned"}.items()):
     for x, (name, found) in enumerate(trainings.items()):
         middle = [100 * m[column]["value"] for m in found]
         error = [[100 * abs(m[column]["interval"][end] - m[column]["value"]) for m in found] for end in (0, 1)]
         axis.errorbar([x - 0.2, x, x + 0.2], middle, error, fmt="o", ms=4, color=plots.COLORS[name])
-    axis.set(title=title, xlabel="objective", xticks=range(5), xlim=(-0.6, 4.6))
-    axis.set_xticklabels(["labels" if name == "supervised" else NAMES[name] for name in trainings], fontsize=8)
+    axis.set(title=title, xlabel="objective", xticks=range(6), xlim=(-0.6, 5.6))
+    axis.set_xticklabels(["labels" if name == "supervised" else NAMES[name] for name in trainings], fontsize=8, rotation=40)
 axes[0].set_ylabel("shapes named right (%)")
-plots.show(figure, alt="Three trainings of five networks by three yardsticks: fine-tuned, all but the supervised lie farther apart than intervals.")
+plots.show(figure, alt="Three trainings of six networks by three yardsticks: fine-tuned, all but the supervised lie farther apart than intervals.")
 
 # %%
 for name, found in trainings.items():
