@@ -64,12 +64,15 @@ def test_what_further_commands_measured(tmp_path, monkeypatch):
     (tmp_path / "zoo").mkdir()
     with pytest.raises(table_module.CourseError, match=r"no noise of any network in world 'shapes'.*lib\.training\.zoo"):
         table_module.measured("shapes", "noise", folder=tmp_path)
-    for name, value in (("simmim", 1), ("hybrid-0.4", 2), ("mae", 3)):
+    for name, value in (("simmim", 1), ("hybrid-0.4", 2), ("mae", 3), ("mae-seed1", 4), ("dino-seed1", 5)):
         (tmp_path / "zoo" / f"shapes-{name}-noise.json").write_text(json.dumps({"trained": {"clean": value},
                                                                                 "untrained": {"clean": -value}}))
     found = table_module.measured("shapes", "noise", folder=tmp_path)
     assert list(found.items()) == [("mae", {"clean": 3}), ("simmim", {"clean": 1})]
     assert table_module.measured("shapes", "noise", "untrained", tmp_path)["simmim"] == {"clean": -1}
+    monkeypatch.setattr(table_module.zoo, "trainings", lambda name, world: [name, f"{name}-seed1", f"{name}-seed2"])
+    again = table_module.measured("shapes", "noise", folder=tmp_path, again=True)
+    assert list(again) == ["mae", "mae-seed1", "dino-seed1", "simmim"]
     with pytest.raises(table_module.CourseError, match=r"under the name 'loudness'; there are finetuned, depths"):
         table_module.measured("shapes", "loudness", folder=tmp_path)
     with pytest.raises(table_module.CourseError, match="nothing of 'dino' in world 'shapes'; there are none"):
