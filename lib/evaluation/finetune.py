@@ -79,7 +79,8 @@ class FineTuneRecipe:
             if not low <= getattr(self, name) <= high:
                 raise CourseError(f"{name} must lie from {low} to {high}, got {getattr(self, name)}")
         if self.warmup_epochs >= self.epochs:
-            raise CourseError(f"a warm-up of {self.warmup_epochs} epochs leaves nothing of {self.epochs}; shorten it")
+            raise CourseError(f"a warm-up of {self.warmup_epochs} epochs leaves nothing of {self.epochs}; give a smaller "
+                              "warmup_epochs")
 
 
 RECIPES: dict[str, FineTuneRecipe] = {
