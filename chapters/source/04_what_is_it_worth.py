@@ -724,8 +724,8 @@ chapter04.check_mean_iou(mean_iou);
 # - A yardstick that the untrained network nearly fills cannot rank anything.
 # - An interval over images says nothing of other trainings: three of one objective differ by one to eleven points.
 #
-# **Limits.** One training each of the hybrid and of all on photographs, and few steps on a CPU: a method that learns
-# slowly, as DINO does, looks poor. 500 labels to fine-tune, 1,000 on photographs. No claim about ImageNet follows.
+# **Limits.** One training each on photographs, and few steps on a CPU: a method that learns slowly, as DINO does, looks
+# poor. 500 labels to fine-tune, 1,000 on photographs. No claim about ImageNet follows.
 #
 # **References.** Park et al. 2023, *What Do Self-Supervised Vision Transformers Learn?*, Figure 1. Wu et al. 2018,
 # *Unsupervised Feature Learning via Non-Parametric Instance Discrimination*, section 3.4 (weighted k-NN). He et al. 2022,

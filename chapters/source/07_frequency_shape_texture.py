@@ -137,10 +137,10 @@ plots.show(figure, alt="Falling profiles of log amplitude along the diagonal: Mo
 # ## 2. Through the depths
 #
 # One number for an image at each depth: the last point of that profile. For all networks of shapes it was measured on
-# 500 images (`python -m lib.analysis curves shapes/NAME`); the lines below come from `data/results`. Each objective was
-# trained three times, from other first weights, with other views and another order of the images (thick: the first,
-# which the rest of the chapter looks into); random weights were drawn three times as well. Depth 0 is the embedding,
-# before the first block.
+# 500 images (`python -m lib.analysis curves shapes/NAME`); the lines below come from `data/results`. Each was trained
+# three times, from other first weights, with other views and another order of the images (thick: the first, which the
+# rest of the chapter looks into); random weights were drawn three times as well. Depth 0 is the embedding, before the
+# first block.
 #
 # **Predict, then run.** Park et al. find CL low and MIM high at every depth. What will an untrained network do?
 

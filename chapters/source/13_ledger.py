@@ -223,11 +223,11 @@ for entry in entries:
 #
 # ## 3. Another training
 #
-# Of all networks of shapes but the hybrid three trainings ship, `mocov3`, `mocov3-seed1` and so on: the same recipe
-# with other first weights, other views and another order of the images. Claims about these were put to all of them ("3" in
-# the tables above). A check is then one number for each training, and its interval is that of their mean: Student's over the
-# trainings, with the interval over images added as squares (exercise 3). Networks of the same seed are compared; ViTs of one
-# seed began with the same weights. What would the first training alone have said?
+# Of all networks of shapes three trainings ship, `mocov3`, `mocov3-seed1` and so on: the same recipe with other first
+# weights, other views and another order of the images. Claims about these were put to all of them ("3" in the tables
+# above). A check is then one number for each training, and its interval is that of their mean: Student's over the
+# trainings, with the interval over images added as squares (exercise 3). Networks of the same seed are compared; ViTs
+# of one seed began with the same weights. What would the first training alone have said?
 #
 # **Predict, then run.** How much wider is an interval over trainings *and* images than one over images: hardly, three
 # times, or ten times?
@@ -560,13 +560,12 @@ chapter13.check_both(both);
 # - Intervals over images say nothing about another training, nor about other images than those of the world they come from.
 #   Where there are several seeds, they belong into the interval; where there are two worlds, look at both.
 #
-# **Limits.** Small networks on a procedural world and on small photographs; of the latter and of the hybrid there is
-# one training each; "not supported" here says that a claim does not show at this scale, and nothing about ViT-B on
-# ImageNet. Some rows are measured by a stand-in. A second training can take a likeness back that every interval
-# supports (chapter 10, section 2). Where only written intervals are compared, the two networks are taken as
-# independent, which errs towards "inconclusive". With some hundred checks at 95 %, a few will be off by chance. A claim
-# in several parts is refuted by its weakest part, even where the others hold: look at the dots, not at the verdict
-# alone.
+# **Limits.** Small networks on a procedural world and on small photographs; of the latter there is one training each;
+# "not supported" here says that a claim does not show at this scale, and nothing about ViT-B on ImageNet. Some rows are
+# measured by a stand-in. A second training can take a likeness back that every interval supports (chapter 10, section
+# 2). Where only written intervals are compared, the two networks are taken as independent, which errs towards
+# "inconclusive". With some hundred checks at 95 %, a few will be off by chance. A claim in several parts is refuted by
+# its weakest part, even where the others hold: look at the dots, not at the verdict alone.
 #
 # **References.** Park et al. 2023, *What Do Self-Supervised Vision Transformers Learn?* Raghu et al. 2021, *Do Vision
 # Transformers See Like Convolutional Neural Networks?* Shekhar et al. 2023, *Objectives Matter*, and its workshop version
