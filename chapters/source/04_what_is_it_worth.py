@@ -565,15 +565,16 @@ for name, found in trainings.items():
         print(f"{NAMES[name]:>8}, {title:<12}", *(f"{value:.1f}" for value in values), f"  deviation {values.std():.1f}")
 
 # %% [markdown]
-# Fine-tuned, three trainings of one objective lie three (DINO), six or seven (MoCo v3, SimMIM) and eleven (MAE) points
-# apart, where the interval over images says one or two to either side. By linear probe they lie one and a half to five
-# points apart, by k-NN three to eight. Those that were told the labels lie within two, by each yardstick.
+# Fine-tuned, three trainings of one objective lie three (DINO), six or seven (MoCo v3, SimMIM, the hybrid) and eleven
+# (MAE) points apart, where the interval over images says one or two to either side. By linear probe they lie one and a
+# half to five points apart, by k-NN three to eight. Those that were told the labels lie within two, by each yardstick.
 #
-# What of the table above survives? DINO learned little every time: it is last by linear probe and fine-tuned, and ahead of
-# SimMIM alone by k-NN. By linear probe every SimMIM stays ten points below MoCo v3 and MAE, and **MoCo v3 and MAE cannot
-# be put in order**. Fine-tuned, every SimMIM is behind every MoCo v3, by anything between 1 and 14 points. MAE is ahead of
-# the MoCo v3 of its own seed (which began with the same weights) by 6, 1 and 4 points, but the second MAE lies below the
-# other two MoCo v3s: that order is open.
+# What of the table above survives? DINO learned little every time: it is last by linear probe and fine-tuned, and ahead
+# of SimMIM alone by k-NN. By linear probe every SimMIM stays ten points below MoCo v3 and MAE, and **MoCo v3 and MAE
+# cannot be put in order**. Fine-tuned, every SimMIM is behind every MoCo v3, by anything between 1 and 14 points. MAE
+# is ahead of the MoCo v3 of its own seed (which began with the same weights) by 6, 1 and 4 points, but the second MAE
+# lies below the other two MoCo v3s: that order is open. The hybrid lies below the MoCo v3 of its own seed by k-NN and
+# by linear probe each time, and fine-tuned on either side.
 #
 # Is it the training, or the fine-tuning, which has a random start of its own (the new head) and an order of its own? Tune the
 # *same* MoCo v3 and the same SimMIM with two more seeds of fine-tuning:

@@ -748,8 +748,8 @@ for name, results in found.items():
     print(f"{name:>10}   ≈ {px:.1f} px   ≈ {entropy.exp():.0f} of 64   ≈ {nmi:.3f}   cosine ≈ {moved[name]:.3f}")
 
 # %% [markdown]
-# The hybrid looks about as far as MoCo v3, and its NMI lies between its parents', far nearer to MoCo v3 (chapter 11). DINO,
-# whose weights hardly moved, is where random weights are.
+# The hybrid looks about as far as MoCo v3, and its NMI is nearer to MoCo v3's than to SimMIM's (chapter 11 has three
+# trainings of it). DINO, whose weights hardly moved, is where random weights are.
 #
 # ## Exercises
 #
