@@ -18,6 +18,7 @@ def option(default, text: str, choices: tuple[str, ...] = ()):
 MOST = {"images": 10**12, "local_crops": 1000, "decoder_depth": 1000}
 MOST |= dict.fromkeys(("image_size", "stored_size", "patch_size", "local_size"), 16_384)          # pixels
 MOST |= dict.fromkeys(("hidden", "dim", "bottleneck", "prototypes", "decoder_dim"), 10**7)        # channels
+MOST |= {"jitter": 1, "erase": 1, "rand_augment": 10}               # two probabilities, and a magnitude
 AT_LEAST_1 = ("image_size", "patch_size", "epochs", "batch_size", "log_every", "hidden", "dim", "mask_cell", "bottleneck",
               "prototypes", "local_size", "decoder_dim", "decoder_depth", "decoder_heads", "accumulate")
 BELOW_1 = ("drop_path", "beta2", "momentum", "center_momentum", "smoothing")
