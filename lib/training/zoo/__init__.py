@@ -42,8 +42,10 @@ _CPU_MODEL = {
 }
 _CPU_EPOCHS = {
     "shapes": {"supervised": 4, "mocov3": 8, "dino": 8, "simmim": 10, "mae": 16, "hybrid": 8},
-    "imagenette": {"supervised": 12, "mocov3": 8, "dino": 6, "simmim": 24, "mae": 40, "hybrid": 6},
+    "imagenette": {"supervised": 12, "mocov3": 40, "dino": 6, "simmim": 80, "mae": 40, "hybrid": 6},
 }
+# Over more epochs crops may be harsher and averages slower.
+_CPU_LONG = {"imagenette": {"mocov3": dict(momentum=0.98, crop_min=0.3, warmup_epochs=2), "simmim": dict(warmup_epochs=2)}}
 _CPU_SWEEP_EPOCHS = 2                                              # a sweep on a CPU is of seven networks for each seed
 # Labelled images that fine-tuning gets, None for all: few where the CPU must be done in minutes.
 LABELS = {"gpu": {"shapes": 2000, "imagenette": None}, "cpu": {"shapes": 500, "imagenette": 1000}}
@@ -57,7 +59,8 @@ def planned(world: str, model: str, budget: str = "gpu", seed: int = 0, cl_weigh
         return _variant(model, planned(world, "supervised", budget, seed, share=share))
     changes = WORLDS[world] | dict(seed=seed) | ({} if cl_weight is None else dict(cl_weight=cl_weight))
     if budget == "cpu":
-        changes |= _CPU | _CPU_WORLD[world] | _CPU_MODEL[model] | dict(epochs=_CPU_EPOCHS[world][model])
+        changes |= _CPU | _CPU_WORLD[world] | _CPU_MODEL[model] | _CPU_LONG.get(world, {}).get(model, {})
+        changes |= dict(epochs=_CPU_EPOCHS[world][model])
         changes |= {} if cl_weight is None else dict(epochs=_CPU_SWEEP_EPOCHS)
     r = recipe(model, "course", **changes | ({} if size is None else dict(model=size)))
     epochs = max(1, round(share * r.epochs))
