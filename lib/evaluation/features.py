@@ -16,7 +16,10 @@ from lib import distributed
 from lib.data.views import normalize
 from lib.errors import CourseError
 
-POOLINGS = ("cls", "mean")                 # one vector an image, as heads read it; `take` knows two more
+POOLINGS = ("cls", "mean")                 # one vector an image, as heads read it; `take` knows more
+# Two vectors or four side by side, as DINO's linear probes read them (Caron et al. 2021, appendix F.2): CLS and the mean of the
+# patches (ViT-B), or CLS after each of the last four blocks, through the final LayerNorm (ViT-S).
+JOINED = ("cls+mean", "cls4")
 
 
 @contextlib.contextmanager
@@ -34,28 +37,38 @@ def frozen(backbone: nn.Module):
 def take(tokens: Tensor, prefix: int, pooling: str | int) -> Tensor:
     """What is read of tokens (B, prefix + P, D), CLS first: "cls", "mean" of the patches or one patch by its number -> (B, D).
 
-    Patches are numbered row by row from 0. "tokens" is all of them, prefix first: (B, prefix + P, D). Raises CourseError if
-    the pooling is unknown, or there is no CLS token or no such patch.
+    Patches are numbered row by row from 0. "cls+mean" is both, (B, 2 D), and "tokens" all of them, prefix first, (B, prefix +
+    P, D). Raises CourseError if the pooling is unknown, or there is no CLS token or no such patch.
     """
     patches = tokens.shape[1] - prefix
-    if pooling == "cls" and not prefix:
+    if pooling in ("cls", "cls+mean") and not prefix:
         raise CourseError("this backbone has no CLS token; choose the pooling mean")
     if isinstance(pooling, int) and pooling in range(patches):
         return tokens[:, prefix + pooling]
-    if pooling not in (*POOLINGS, "tokens"):
-        raise CourseError(f"there is no pooling {pooling!r}; choose one of {', '.join(POOLINGS)}, tokens, or a patch from 0 to "
-                          f"{patches - 1}")
-    return {"cls": tokens[:, 0], "mean": tokens[:, prefix:].mean(1), "tokens": tokens}[pooling]
+    if pooling not in (*POOLINGS, "cls+mean", "tokens"):
+        raise CourseError(f"there is no pooling {pooling!r}; choose one of {', '.join((*POOLINGS, *JOINED))}, tokens, or a "
+                          f"patch from 0 to {patches - 1}")
+    if pooling == "tokens":
+        return tokens
+    cls, mean = tokens[:, 0], tokens[:, prefix:].mean(1)
+    return {"cls": cls, "mean": mean, "cls+mean": torch.cat([cls, mean], 1)}[pooling]
 
 
 def pooled(backbone: VisionTransformer, images: Tensor, depths=(None,),
            pooling: str | int = "cls") -> dict[int | None, Tensor]:
     """Normalised images (B, 3, H, W) -> {depth: (B, D)}, in one forward pass; with the pooling "tokens" (B, N, D), see `take`.
 
-    A model that was trained on the mean of its patch tokens may have its final LayerNorm behind that mean (timm calls it
-    `fc_norm`); it is applied there. Raises CourseError if a depth or the pooling is unknown, or there is no CLS token.
+    The pooling "cls4" is of the end alone: (B, 4 D), CLS after each of the last four blocks, the earliest first. A model that
+    was trained on the mean of its patch tokens may have its final LayerNorm behind that mean (timm calls it `fc_norm`); it is
+    applied there. Raises CourseError if a depth or the pooling is unknown, or there is no CLS token.
     """
-    prefix, last = backbone.num_prefix_tokens, len(backbone.blocks)
+    prefix, last, after = backbone.num_prefix_tokens, len(backbone.blocks), getattr(backbone, "fc_norm", nn.Identity())
+    if pooling == "cls4":
+        if set(depths) != {None} or last < 4:
+            raise CourseError(f"the pooling cls4 joins the last four blocks, of {last} here; leave the depth out"
+                              + (", or choose the pooling cls" if last < 4 else ""))
+        cls = pooled(backbone, images, range(last - 3, last + 1), "cls")
+        return {None: torch.cat([after(backbone.norm(cls[depth])) for depth in sorted(cls)], 1)}
     for depth in depths:
         if depth is not None and depth not in range(last + 1):
             raise CourseError(f"there is no depth {depth}; this backbone has 0 (the embedding) to {last}, and None for the end")
@@ -74,7 +87,8 @@ def pooled(backbone: VisionTransformer, images: Tensor, depths=(None,),
     finally:
         for hook in hooks:
             hook.remove()
-    kept[None] = getattr(backbone, "fc_norm", nn.Identity())(kept[None])
+    parts = kept[None].unflatten(1, (2, -1)) if pooling == "cls+mean" else kept[None]
+    kept[None] = after(parts).view_as(kept[None])
     return {depth: kept[depth] for depth in depths}
 
 
@@ -83,11 +97,11 @@ def extract_depths(backbone: VisionTransformer, source, depths, pooling: str | i
                    ) -> tuple[dict[int | None, Tensor], Tensor]:
     """-> {depth: features (N, D) float32} and labels (N,) int64, on the CPU, of all depths in one pass.
 
-    pooling: "cls" takes the CLS token (MoCo v3, DINO), "mean" the mean of the patch tokens (SimMIM, MAE), a number a single
-    patch, and "tokens" all tokens, features (N, tokens, D), see `take`. The backbone runs in eval mode, on the device it is
-    on. mean, std: of red, green, blue in [0, 1], as the weights expect them; ImageNet's if left out (AugReg's ViTs take 0.5
-    for all). Raises CourseError if features are not finite, if a depth or the pooling is unknown, or if the images do not
-    fit.
+    pooling: "cls" takes the CLS token (MoCo v3, DINO), "mean" the mean of the patch tokens (SimMIM, MAE), one of JOINED several
+    vectors side by side, a number a single patch, and "tokens" all tokens, features (N, tokens, D), see `take`. The backbone
+    runs in eval mode, on the device it is on. mean, std: of red, green, blue in [0, 1], as the weights expect them; ImageNet's
+    if left out (AugReg's ViTs take 0.5 for all). Raises CourseError if features are not finite, if a depth or the pooling is
+    unknown, or if the images do not fit.
     """
     if not len(depths):
         raise CourseError("no depth was asked for; depths such as (0, 6, None)")

@@ -123,6 +123,8 @@ PROTOCOLS = {
     # depends on how many images it sees in all: 115 million there. A set of ten thousand needs far more epochs than 90.
     "mae": Protocol((0.1,), (0.0,), batch_size=16_384, epochs=90, warmup_epochs=10, trust=1e-3, batch_norm=True, augment=True,
                     pooling="cls"),
+    # Caron et al. 2021, the official eval_linear.py, for a ViT-S; for a ViT-B it reads "cls+mean".
+    "dino": Protocol((0.001,), (0.0,), batch_size=1024, epochs=100, by_epoch=True, augment=True, pooling="cls4"),
     # Many heads at once is the idea of DINOv2's evaluator (Oquab et al. 2023); the grid is our own.
     "sweep": Protocol((0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0), (0.0, 1e-4, 1e-3, 1e-2), batch_size=1024, epochs=50,
                       batch_norm=True),
@@ -254,10 +256,10 @@ def published_probe(backbone: VisionTransformer, train, val, protocol: str, pool
                     keep: str | Path | None = None) -> Tensor:
     """Train a linear head on a source as a paper did; -> predicted classes of the images of `val` (Q,), on the CPU.
 
-    protocol: a name in PROTOCOLS. "park" is known at second hand only: where its numbers are shown, say so. "mocov3" and
-    "mae" run the frozen backbone on new views in every epoch, the others once. depth, pooling, mean and std as in
+    protocol: a name in PROTOCOLS. "park" is known at second hand only: where its numbers are shown, say so. "mocov3", "mae" and
+    "dino" run the frozen backbone on new views in every epoch, the others once. depth, pooling, mean and std as in
     `lib.evaluation.features.extract_depths`, where many depths at once go through `probe_features`. keep: a file for the state
-    after each epoch of "mocov3" and "mae"; where it is there already, the same call goes on from it, to the same bits. Raises
+    after each epoch of those three; where it is there already, the same call goes on from it, to the same bits. Raises
     CourseError, also if the file is of another call.
     """
     p, device = adapted(protocol, len(train), epochs, batch_size), next(backbone.parameters()).device

@@ -1,5 +1,5 @@
 """What is evaluated, by name: a run of ours, a checkpoint that ships with the course, an official one, or a ViT of timm."""
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import timm
@@ -121,6 +121,24 @@ def _weights_in_reach(name: str) -> None:
         raise CourseError(f"the weights of timm:{name} are not in {HF_HUB_CACHE}, and {repository} cannot be reached "
                           f"({reason}): run the same command where there is a network, and copy that folder here "
                           "(HF_HUB_CACHE names another one)") from None
+
+
+def resized(subject: Subject, size: int) -> Subject:
+    """The same for images of another size, with its positions resampled, as is done for larger images than those of the
+    training. Its networks are changed. Raises CourseError if the size is no number of patches, or if positions are relative.
+    """
+    patch = subject.backbone.patch_embed.patch_size[0]
+    if size < patch or size % patch:
+        raise CourseError(f"--image-size must be a multiple of the patch size {patch}, got {size}")
+    if getattr(subject.backbone, "positions", "") == "relative":
+        raise CourseError(f"this network has a relative position bias, which is for images of {subject.size} pixels; leave "
+                          "--image-size out")
+    for network in (subject.backbone, subject.untrained):
+        try:
+            network.set_input_size(img_size=(size, size))
+        except (AttributeError, AssertionError, RuntimeError, TypeError, ValueError) as error:
+            raise CourseError(f"timm cannot change {type(network).__name__} to images of {size} pixels: {error}") from None
+    return replace(subject, size=size)
 
 
 def load_backbone(path: str | Path) -> tuple[ViT, Recipe]:

@@ -95,6 +95,25 @@ def test_all_tokens_and_single_patches(name, source):
     assert everything[1].shape == (20, prefix + 16, 24)
 
 
+@pytest.mark.parametrize("name", ["course", "timm, registers", "timm, mean", "beit"])
+def test_several_vectors_side_by_side(name, source, monkeypatch):
+    monkeypatch.setitem(TINY, "depth", 5)
+    monkeypatch.setitem(MODELS, "course", lambda: ViT(16, 4, dim=24, depth=5, heads=2))
+    network, images = model(name).eval(), normalize(source.images(torch.arange(20)))
+    after = network.forward_intermediates(images, norm=False, output_fmt="NLC", return_prefix_tokens=True,
+                                          intermediates_only=True)
+    with torch.no_grad():
+        four = [network.fc_norm(network.norm(prefix[:, 0])) for _, prefix in after[-4:]]
+        tokens = network.norm(torch.cat([after[-1][1], after[-1][0]], 1))
+        both = [network.fc_norm(x) for x in (tokens[:, 0], tokens[:, PREFIX.get(name, 1):].mean(1))]
+    for pooling, expected in (("cls4", four), ("cls+mean", both)):
+        found = extract(network, source, pooling, batch_size=8)[0]
+        assert found.shape == (20, len(expected) * 24)
+        for part, one in zip(found.split(24, 1), expected, strict=True):
+            torch.testing.assert_close(part, one, rtol=0, atol=2e-5)
+    torch.testing.assert_close(extract(network, source, "cls+mean", depth=3)[0][:, :24], extract(network, source, depth=3)[0])
+
+
 @pytest.mark.parametrize("name", ["timm", "timm, mean", "beit", "beit, mean"])
 def test_the_end_is_what_the_model_puts_before_its_head(name, source):
     network = model(name).eval()
@@ -177,8 +196,9 @@ def test_a_backbone_of_another_precision(source):
     (dict(depth=4), r"there is no depth 4; this backbone has 0 \(the embedding\) to 3, and None for the end"),
     (dict(depth=-1), "there is no depth -1"),
     (dict(depth=1.5), "there is no depth 1.5"),
-    (dict(pooling="max"), "there is no pooling 'max'; choose one of cls, mean, tokens, or a patch from 0 to 15"),
-    (dict(pooling=16), "there is no pooling 16; choose one of cls, mean, tokens, or a patch from 0 to 15"),
+    (dict(pooling="max"), r"there is no pooling 'max'; choose one of cls, mean, cls\+mean, cls4, tokens, or a patch from 0 to"),
+    (dict(pooling=16), r"there is no pooling 16; .*, or a patch from 0 to 15"),
+    (dict(pooling="cls4"), "cls4 joins the last four blocks, of 3 here; leave the depth out, or choose the pooling cls"),
     (dict(pooling=-1), "there is no pooling -1"),
     (dict(mean=(0.5, 0.5, 0.5)), "mean and std are three numbers each"),
     (dict(std=(0.5, 0.5, 0.5)), "mean and std are three numbers each"),

@@ -48,14 +48,15 @@ def accuracy(predicted: torch.Tensor, truth: torch.Tensor) -> float:
 
 def test_the_peaks_are_the_published_ones():
     peaks = {name: p.learning_rates[0] * p.batch_size / 256 for name, p in PROTOCOLS.items() if name != "sweep"}
-    assert peaks == {"park": 1.0, "mocov3": 12.0, "mae": pytest.approx(6.4)}
+    assert peaks == {"park": 1.0, "mocov3": 12.0, "mae": pytest.approx(6.4), "dino": pytest.approx(0.004)}
 
 
 def test_what_the_published_protocols_have_and_have_not():
     p = PROTOCOLS
-    assert {name: (p[name].epochs, p[name].batch_size, p[name].weight_decays) for name in ("park", "mocov3", "mae")} == {
-        "park": (50, 1024, (0.05,)), "mocov3": (90, 1024, (0.0,)), "mae": (90, 16_384, (0.0,))}
-    assert [name for name in p if p[name].augment] == ["mocov3", "mae"]
+    assert {name: (p[name].epochs, p[name].batch_size, p[name].weight_decays) for name in p if name != "sweep"} == {
+        "park": (50, 1024, (0.05,)), "mocov3": (90, 1024, (0.0,)), "mae": (90, 16_384, (0.0,)), "dino": (100, 1024, (0.0,))}
+    assert [name for name in p if p[name].augment] == ["mocov3", "mae", "dino"]
+    assert {name: p[name].pooling for name in p if p[name].pooling} == {"mae": "cls", "dino": "cls4"}
     assert [name for name in p if p[name].warmup_epochs] == [name for name in p if p[name].trust] == ["mae"]
     assert [name for name in p if p[name].batch_norm] == ["mae", "sweep"]
     assert p["mae"].trust == 0.001 and {p[name].momentum for name in p} == {0.9}
@@ -63,7 +64,7 @@ def test_what_the_published_protocols_have_and_have_not():
 
 def slow_schedule(name: str, epoch: float, epochs: int) -> float:
     """As the papers' texts say it, a branch for each."""
-    if name == "mocov3":
+    if name in ("mocov3", "dino"):                                 # once an epoch
         return 0.5 * (1 + math.cos(math.pi * int(epoch) / epochs))
     if name == "mae":
         warmup = epochs / 9                                        # 10 of 90
@@ -369,7 +370,7 @@ def test_it_learns_what_can_be_seen(sources):
 
 
 @pytest.mark.parametrize(("changes", "said"), [
-    (dict(protocol="beit"), "no linear protocol 'beit'; choose one of park, mocov3, mae, sweep"),
+    (dict(protocol="beit"), "no linear protocol 'beit'; choose one of park, mocov3, mae, dino, sweep"),
     (dict(protocol="mae"), "mae makes new features in each epoch; call published_probe"),
     (dict(epochs=0), "got 50 images, 0 epochs"),
     (dict(batch_size=1), "a batch of 1$"),

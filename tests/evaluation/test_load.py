@@ -1,6 +1,7 @@
 """Networks of timm by name: what is neither on the disk nor to be had is one line at once, and all else is left to timm."""
 import copy
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -104,6 +105,41 @@ def test_the_control_of_a_further_training_is_drawn_with_its_seed():
     first, again = (control.blocks[0].mlp.fc1.weight for control in controls)
     drawn = [zoo.untrained("shapes", seed).blocks[0].mlp.fc1.weight for seed in (0, 1)]
     assert torch.equal(first, drawn[0]) and torch.equal(again, drawn[1]) and not torch.equal(*drawn)
+
+
+@pytest.mark.parametrize("name", ["shapes/mocov3", f"timm:{NAME}"])
+def test_a_network_takes_images_of_another_size(hub, name):
+    hub.cached = ("model.safetensors",)
+    subject = load.open_subject(name)
+    patch, dim, usual = subject.backbone.patch_embed.patch_size[0], subject.backbone.embed_dim, subject.backbone.pos_embed
+    usual_side = subject.size // patch
+    larger = load.resized(subject, 2 * subject.size)
+    assert larger.size == 2 * subject.size and larger.recipe == subject.recipe
+    places = larger.backbone.pos_embed[0]
+    side = 2 * usual_side
+    assert places.shape == (1 + side**2, dim) and torch.equal(places[0], usual[0, 0])
+    table, coarse = places[1:].view(side, side, dim), usual[0, 1:].view(usual_side, usual_side, dim)
+    middle = table.view(usual_side, 2, usual_side, 2, dim).mean((1, 3))[2:-2, 2:-2]   # four new places in each of the old ones
+    assert (middle - coarse[2:-2, 2:-2]).norm() < 0.4 * coarse[2:-2, 2:-2].norm()
+    images = torch.randn(2, 3, larger.size, larger.size)
+    with torch.no_grad():
+        for network in (larger.backbone, larger.untrained):
+            assert network.forward_features(images).shape == (2, 1 + side**2, dim)
+
+
+def test_sizes_that_do_not_fit_are_named(hub):
+    for size in (0, 4, 60, -64):
+        with pytest.raises(CourseError, match=f"multiple of the patch size 8, got {size}"):
+            load.resized(load.open_subject("shapes/mocov3"), size)
+    hub.cached = ("model.safetensors",)
+    relative = zoo.untrained("shapes")
+    relative.positions = "relative"
+    with pytest.raises(CourseError, match="relative position bias, which is for images of 64 pixels"):
+        load.resized(replace(load.open_subject("shapes/mocov3"), backbone=relative), 96)
+    fixed = zoo.untrained("shapes")
+    fixed.set_input_size = None
+    with pytest.raises(CourseError, match="timm cannot change ViT to images of 96 pixels"):
+        load.resized(replace(load.open_subject("shapes/mocov3"), backbone=fixed), 96)
 
 
 def test_the_real_client_gives_up_soon(monkeypatch, tmp_path):

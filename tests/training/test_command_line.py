@@ -264,9 +264,10 @@ def test_evaluation_writes_what_it_measured(run, capsys):
 @pytest.mark.parametrize(("command", "more", "inside"), [
     ("frozen", ("--protocol", "park", "--depth", "1"), "linear"),
     ("finetune", ("--epochs", "1", "--warmup-epochs", "0", "--batch-size", "32"), "finetuned"),
-    ("dense", (), "miou"),
-    ("noise", ("--mode", "energy"), "bands"),
-    ("shape-bias", (), "shape_bias"),
+    ("finetune", ("--epochs", "1", "--warmup-epochs", "0", "--batch-size", "32", "--image-size", "24"), "finetuned"),
+    ("dense", ("--image-size", "24"), "miou"),
+    ("noise", ("--mode", "energy", "--precision", "bf16"), "bands"),
+    ("shape-bias", ("--pooling", "cls+mean"), "shape_bias"),
 ])
 def test_every_yardstick_writes_both_networks(run, capsys, command, more, inside):
     assert call(evaluation.main, command, str(run), "--images", "100", *more, "--device", "cpu", "--out", "y.json") == 0
@@ -274,6 +275,22 @@ def test_every_yardstick_writes_both_networks(run, capsys, command, more, inside
     assert inside in result["trained"] and inside in result["untrained"] and f"lib.evaluation {command}" in result["command"]
     out = capsys.readouterr().out
     assert "  trained" in out and "untrained" in out
+
+
+def test_another_size_and_precision_are_what_is_measured_with(run, monkeypatch):
+    seen = []
+
+    def watched(backbone, train, val, pooling, depth):
+        weight = next(backbone.parameters())
+        seen.append((weight.dtype, backbone.patch_embed.img_size, train.size, val.size, pooling))
+        return {}
+
+    monkeypatch.setattr(evaluation, "measure", watched)
+    flags = ("--image-size", "24", "--precision", "bf16", "--pooling", "cls+mean", "--out", "s.json", "--device", "cpu")
+    assert call(evaluation.main, "frozen", str(run), *flags) == 0
+    assert seen == 2 * [(torch.bfloat16, (24, 24), 24, 24, "cls+mean")]            # trained and untrained
+    result = json.loads(Path("s.json").read_text())
+    assert result["settings"]["image_size"] == 24 and result["settings"]["precision"] == "bf16"
 
 
 def test_a_published_protocol_decides_its_pooling_and_what_a_head_is_trained_on(run, monkeypatch):
@@ -395,6 +412,9 @@ def test_a_reader_that_goes_away_is_no_traceback():
     (["RUN", "--stored-size", "320"], "--stored-size is of photographs"),
     (["RUN", "--data", "sets", "--difficulty", "hard"], "--difficulty is of shapes, and sets has one only"),
     (["RUN", "--seed", "3"], "--seed is for --protocol"),
+    (["RUN", "--image-size", "18"], "--image-size must be a multiple of the patch size 4, got 18"),
+    (["finetune", "RUN", "--pooling", "cls4"], "--pooling: invalid choice: 'cls4'"),
+    (["finetune", "RUN", "--precision", "bf16"], "unrecognized arguments: --precision"),
     (["depths", "RUN", "--seed", "3"], "unrecognized arguments: --seed"),
     (["shape-bias", "RUN", "--categories", "x.json"], "--categories goes with --stimuli"),
     (["finetune", "RUN", "--layer-decay", "2"], "layer_decay must lie from 1e-06 to 1, got 2.0"),
