@@ -27,7 +27,9 @@ from lib.data.subset import Subset
 from lib.errors import CourseError
 from lib.evaluation.features import extract
 from lib.evaluation.neighbors import knn_accuracy
-from lib.training.plan import Assumptions, show
+from lib.models import official
+from lib.training import initial
+from lib.training.plan import Assumptions, show, without_numbers
 from lib.training.recipes import OBJECTIVES, RECIPES, SCALES, Recipe, note_on_rate, recipe
 from lib.training.trainer import Trainer, pick_device
 
@@ -93,6 +95,10 @@ def train() -> None:
     objective, scale, r, out, resume, asked = parse()
     note = note_on_rate(r, scale)
     if asked:
+        if r.start_from.startswith("official:"):
+            official.known(r.start_from.removeprefix("official:"))                 # and no download
+        elif r.start_from:
+            initial.check_all(without_numbers(r), r.start_from)
         print("\n".join([show(r, scale, asked), *([note] if note else [])]))
         return
     device = distributed.start(pick_device(r.device))

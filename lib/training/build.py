@@ -47,7 +47,8 @@ def build(r: Recipe) -> nn.Module:
         case SupervisedRecipe(classes=0):
             raise CourseError("classes is 0; the trainer takes it from the data, here it must be given")
         case SupervisedRecipe():
-            return Supervised(r.backbone(), r.classes, r.mixup, r.cutmix, r.smoothing, r.labelled_view(), r.pooling, r.erase)
+            view = r.view(*r.published(), r.crop_min)
+            return Supervised(r.backbone(), r.classes, r.mixup, r.cutmix, r.smoothing, view, r.pooling, r.erase)
     raise CourseError(f"nothing is known about training a {type(r).__name__}; to train an objective of your own, give the "
                       "trainer a function that makes it: Trainer(recipe, source, make=...)")
 

@@ -20,14 +20,24 @@ def begin(objective: nn.Module, name: str) -> None:
     `lib.models.official`. Heads, decoders and a mask token that it lacks keep their first weights; sines and cosines of
     another image size are drawn for this one. Raises CourseError where there are no such weights, or those of another network.
     """
-    found, heads = weights(name)
-    networks = [network for network in objective.modules() if isinstance(network, ViT)]
-    if not networks:
-        raise CourseError(f"{type(objective).__name__} has no lib.models.vit.ViT that could begin with the weights of {name}")
-    for network in networks:
-        check(network, found, heads, name)
-    for network in networks:
+    found = check_all(objective, name)
+    for network in networks_of(objective):
         fill(network, found)
+
+
+def networks_of(objective: nn.Module) -> list[ViT]:
+    return [network for network in objective.modules() if isinstance(network, ViT)]
+
+
+def check_all(objective: nn.Module, name: str) -> dict[str, Tensor]:
+    """The weights of a backbone by name, if all ViTs of an objective can begin with them; its own are not read. For errors see
+    `begin`."""
+    if not networks_of(objective):
+        raise CourseError(f"{type(objective).__name__} has no lib.models.vit.ViT that could begin with the weights of {name}")
+    found, heads = weights(name)
+    for network in networks_of(objective):
+        check(network, found, heads, name)
+    return found
 
 
 def weights(name: str) -> tuple[dict[str, Tensor], int]:

@@ -3,7 +3,17 @@ from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar
 
 from lib.data.shapes import DIFFICULTIES
-from lib.data.views import CAN_BE_LEFT_OUT, SUPERVISED, ViewRecipe, without
+from lib.data.views import (
+    CAN_BE_LEFT_OUT,
+    DINO_GLOBAL,
+    DINO_LOCAL,
+    MAE_VIEW,
+    MOCO_V3,
+    SIMMIM,
+    SUPERVISED,
+    ViewRecipe,
+    without,
+)
 from lib.errors import CourseError
 from lib.models import vit
 
@@ -122,6 +132,10 @@ class Recipe:
                               "each other, and parts would change it; --checkpoint-blocks saves memory and changes nothing")
         if strange := [name for name in self.left_out() if name not in CAN_BE_LEFT_OUT]:
             raise CourseError(f"leave_out names augmentations, {', '.join(CAN_BE_LEFT_OUT)}, got {strange[0]!r}")
+        views = self.published()
+        if nothing := [name for name in self.left_out() if views and all(without(view, (name,)) == view for view in views)]:
+            has = ", ".join(name for name in CAN_BE_LEFT_OUT if any(without(view, (name,)) != view for view in views))
+            raise CourseError(f"leave_out names {nothing[0]}, which this training does not have; it has {has}")
         # one spelling of each, since a run and its continuation are compared
         object.__setattr__(self, "leave_out", ",".join(name for name in CAN_BE_LEFT_OUT if name in self.left_out()))
         object.__setattr__(self, "start_from", self.start_from.rstrip("/") or self.start_from)
@@ -131,6 +145,10 @@ class Recipe:
             choices = f.metadata.get("choices")                    # a field of a user's own may have none
             if choices and getattr(self, f.name) not in choices:
                 raise CourseError(f"{f.name} must be one of {', '.join(choices)}, got {getattr(self, f.name)!r}")
+
+    def published(self) -> tuple[ViewRecipe, ...]:
+        """The views of the paper, before crops are chosen and some of it is left out; none where they are not known."""
+        return ()
 
     def view(self, published: ViewRecipe, smallest: float, largest: float = 1.0) -> ViewRecipe:
         """A published view with crops between two shares of the area, less what is left out."""
@@ -164,6 +182,9 @@ class MoCoV3Recipe(Recipe):
     freeze_patches: bool = option(True, "keep the patch projection at its random start")
     crop_min: float = option(0.08, "smallest area of a crop, as a share of the image")
 
+    def published(self) -> tuple[ViewRecipe, ...]:
+        return MOCO_V3
+
     def __post_init__(self):
         super().__post_init__()
         if self.batch_size < 2:
@@ -179,6 +200,9 @@ class SimMIMRecipe(Recipe):
     mask_ratio: float = option(0.6, "share of the cells that are masked")
     mask_cell: int = option(2, "patches on a side of a mask cell")
     crop_min: float = option(0.67, "smallest area of a crop, as a share of the image")
+
+    def published(self) -> tuple[ViewRecipe, ...]:
+        return (SIMMIM,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +223,9 @@ class DINORecipe(Recipe):
     local_crops: int = option(8, "local crops of an image")
     local_size: int = option(96, "pixels on a side of a local crop")
     local_min: float = option(0.05, "smallest area of a local crop")
+
+    def published(self) -> tuple[ViewRecipe, ...]:
+        return *DINO_GLOBAL, DINO_LOCAL
 
     def __post_init__(self):
         super().__post_init__()
@@ -222,6 +249,9 @@ class MAERecipe(Recipe):
     normalize_target: bool = option(True, "give every patch of the target mean 0 and variance 1")
     crop_min: float = option(0.2, "smallest area of a crop, as a share of the image")
 
+    def published(self) -> tuple[ViewRecipe, ...]:
+        return (MAE_VIEW,)
+
 
 @dataclass(frozen=True, kw_only=True)
 class SupervisedRecipe(Recipe):
@@ -237,9 +267,9 @@ class SupervisedRecipe(Recipe):
     jitter: float = option(1.0, "probability of a colour jitter, which a training without RandAugment has")
     erase: float = option(0.0, "probability that a box of noise covers a part of the image")
 
-    def labelled_view(self) -> ViewRecipe:
-        """DeiT's view, with the crops, the colours and the RandAugment of this recipe."""
-        return self.view(replace(SUPERVISED, jitter=self.jitter, rand_augment=self.rand_augment), self.crop_min)
+    def published(self) -> tuple[ViewRecipe, ...]:
+        """DeiT's view, with the colours and the RandAugment of this recipe."""
+        return (replace(SUPERVISED, jitter=self.jitter, rand_augment=self.rand_augment),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,6 +282,9 @@ class HybridRecipe(MoCoV3Recipe, SimMIMRecipe):
     freeze_patches: bool = option(False, "keep the patch projection at its random start")
     crop_min: float = option(0.08, "smallest area of a crop of the contrastive half, as a share of the image")
     mim_crop_min: float = option(0.67, "smallest area of a crop of the masked half")
+
+    def published(self) -> tuple[ViewRecipe, ...]:
+        return *MOCO_V3, SIMMIM
 
     def __post_init__(self):
         super().__post_init__()

@@ -21,8 +21,8 @@ def ratios(found: dict) -> list[tuple[str, str, float]]:
         return [(what, words, found[key]) for key, words in (("torchvision_over_course", "torchvision, image by image"),
                                                              ("kornia_over_course", "kornia")) if key in found]
     if "course_over_bare" in found:
-        what = f"attention and Fourier analysis, {found['model']}, {found['image_size']} px"
-        return [(what, "the network's forward pass alone", 1 / found["course_over_bare"]),
+        what = f"a forward pass with attention and Fourier analysis, {found['model']}, {found['image_size']} px"
+        return [(what, "the forward pass alone", 1 / found["course_over_bare"]),
                 (what, "the plain procedure", found["plain_over_course"])]
     size = f"{found['model']}, {found['image_size']} px"
     return [(f"a step of {NAMES[name]} and its views, {size}", "the plain way", one["plain_over_course"]["whole"])
@@ -42,7 +42,7 @@ def table(folder: Path = HERE / "results") -> str:
     """Markdown, of all files in the folder. Of a processor no images a second: they would say more of its other work."""
     files = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     where = {id(found): f"{found['about']['device']}, {found['about']['date']}" for found in files}
-    lines = ["| the course's | compared with | takes so many times as long | where, when |", "|---|---|---|---|"]
+    lines = ["| the course's | beside it | which takes so many times as long | where, when |", "|---|---|---|---|"]
     lines += [f"| {what} | {other} | {ratio:.{2 if ratio < 10 else 0}f} | {where[id(found)]} |"
               for found in files for what, other, ratio in ratios(found)]
     fast = [f"| {what} | {way} | {rate:,.0f} | {share:.0%} | {where[id(found)]} |"

@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from lib.data.views import CAN_BE_LEFT_OUT, ViewRecipe
+from lib.data.views import ViewRecipe
 from lib.errors import CourseError
 from lib.models import zoo
 from lib.objectives.contrastive import MoCoV3
@@ -15,6 +15,7 @@ from lib.objectives.masked import MAE, SimMIM
 from lib.objectives.supervised import Supervised
 from lib.training.build import build, from_description
 from lib.training.recipes import DEPARTURES, OBJECTIVES, RECIPES, SCALES, command, describe, objective_of, recipe
+from lib.training.settings import Own
 
 CLASSES = {"dino": DINO, "mae": MAE, "mocov3": MoCoV3, "simmim": SimMIM, "supervised": Supervised, "hybrid": Hybrid}
 
@@ -196,12 +197,28 @@ def test_augmentations_can_be_left_out():
         assert after == replace(before, jitter=0.0, solarize=0.0) and before.jitter == 0.8
     (whole,) = views_of("mae", "crop")
     assert whole.scale == whole.ratio == (1.0, 1.0) and whole.flip == 0.5
-    views = [view for objective in OBJECTIVES for view in views_of(objective, ",".join(CAN_BE_LEFT_OUT))]
+    has = dict.fromkeys(("simmim", "mae"), "crop,flip") | {"supervised": "crop,jitter,flip"}
+    views = [view for objective in OBJECTIVES
+             for view in views_of(objective, has.get(objective, "crop,jitter,grayscale,blur,solarize,flip"))]
     assert len(views) == 11
     for view in views:
         assert view == ViewRecipe(ratio=(1.0, 1.0), strengths=view.strengths, sigma=view.sigma)
     with pytest.raises(CourseError, match=r"leave_out names augmentations, crop, jitter, .*, got 'hue'"):
         recipe("mocov3", leave_out="jitter,hue")
+
+
+@pytest.mark.parametrize(("objective", "name", "has"), [
+    ("simmim", "blur", "crop, flip"), ("mae", "crop,jitter", "crop, flip"),
+    ("supervised", "rand_augment", "crop, jitter, flip"),
+    ("mocov3", "rand_augment", "crop, jitter, grayscale, blur, solarize, flip"),
+    ("hybrid", "rand_augment", "crop, jitter, grayscale, blur, solarize, flip"),
+    ("dino", "rand_augment", "crop, jitter, grayscale, blur, solarize, flip")])
+def test_what_a_training_does_not_have_cannot_be_left_out(objective, name, has):
+    said = f"leave_out names {name.split(',')[-1]}, which this training does not have; it has {has}$"
+    with pytest.raises(CourseError, match=said):
+        recipe(objective, leave_out=name)
+    assert Own(leave_out="blur").leave_out == "blur"               # whose views are not known here
+    assert recipe("supervised", rand_augment=9.0, leave_out="rand_augment").leave_out == "rand_augment"
 
 
 def test_spellings_of_one_recipe_are_one_recipe():

@@ -66,7 +66,7 @@ class OtherTrainer(Trainer):
 
     def classifier(self, r: SupervisedRecipe) -> Classifier:
         network = others.create(self.model, r.classes, r.image_size, r.patch_size)
-        return Classifier(network, r.image_size, r.smoothing, r.labelled_view())
+        return Classifier(network, r.image_size, r.smoothing, r.view(*r.published(), r.crop_min))
 
     def described(self) -> dict:
         return described(self.recipe, self.model)
