@@ -28,7 +28,8 @@ TRIES = 10                                                                      
 class ViewRecipe:
     """What a view may do to an image, in this order. A word that names an operation is its probability, from 0 to 1.
 
-    crop       scale: part of the area kept; ratio: width / height of the crop. (1, 1) for both keeps a square image whole
+    crop       scale: part of the area kept; ratio: width / height of the crop. (1, 1) for both keeps a square image whole.
+               bicubic: it is brought to its size by a cubic curve, not by a triangle
     jitter     strengths s of brightness, contrast, saturation and hue, in a random order for each image. The first three
                multiply by U(max(0, 1 - s), 1 + s); hue turns by U(-s, s) of the colour circle, s at most 0.5
     grayscale
@@ -48,6 +49,7 @@ class ViewRecipe:
     solarize: float = 0.0
     flip: float = 0.0
     rand_augment: float = 0.0
+    bicubic: bool = False
 
     def __post_init__(self):
         if not 0 <= self.rand_augment <= MOST:
@@ -75,12 +77,12 @@ def without(view: ViewRecipe, names: tuple[str, ...]) -> ViewRecipe:
 PLAIN = ViewRecipe(ratio=(1.0, 1.0))
 SIMMIM = ViewRecipe(scale=(0.67, 1.0), flip=0.5)                                 # Xie et al. 2022
 SUPERVISED = ViewRecipe(scale=(0.08, 1.0), jitter=1.0, strengths=(0.4, 0.4, 0.4, 0.0), flip=0.5)   # without RandAugment
-MAE_VIEW = ViewRecipe(scale=(0.2, 1.0), flip=0.5)                                # He et al. 2022, who resize bicubically
+MAE_VIEW = ViewRecipe(scale=(0.2, 1.0), flip=0.5)                                # He et al. 2022
 MOCO_V3 = (                                                                      # Chen et al. 2021, with the views of BYOL
     ViewRecipe(scale=(0.08, 1.0), jitter=0.8, grayscale=0.2, blur=1.0, flip=0.5),
     ViewRecipe(scale=(0.08, 1.0), jitter=0.8, grayscale=0.2, blur=0.1, solarize=0.2, flip=0.5),
 )
-DINO_GLOBAL = (                                                                  # Caron et al. 2021, who crop bicubically
+DINO_GLOBAL = (                                                                  # Caron et al. 2021
     ViewRecipe(scale=(0.4, 1.0), jitter=0.8, grayscale=0.2, blur=1.0, flip=0.5),
     ViewRecipe(scale=(0.4, 1.0), jitter=0.8, grayscale=0.2, blur=0.1, solarize=0.2, flip=0.5),
 )
@@ -126,13 +128,14 @@ def denormalize(x: Tensor) -> Tensor:
     return (x.float() * send(STD, x.device) + send(MEAN, x.device)).clamp(0, 1)
 
 
-def resized_crop(images: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """Crop and resize, bilinear and antialiased: (B, 3, H, W), boxes (B, 4) of top, left, height, width ->
-    (B, 3, size, size). Two batched matrix products, W_y @ image @ W_x^T; boxes must lie within the images."""
+def resized_crop(images: Tensor, boxes: Tensor, size: int, bicubic: bool = False) -> Tensor:
+    """Crop and resize, antialiased, bilinear or bicubic: (B, 3, H, W), boxes (B, 4) of top, left, height, width ->
+    (B, 3, size, size). Two batched matrix products, W_y @ image @ W_x^T; boxes must lie within the images. What a cubic curve
+    throws beyond [0, 1] is cut off."""
     top, left, height, width = boxes.unbind(1)
-    rows = _crop_weights(top, height, size, images.shape[2])                     # (B, size, H)
-    columns = _crop_weights(left, width, size, images.shape[3])                  # (B, size, W)
-    return _multiply(rows, images, columns)
+    rows = _crop_weights(top, height, size, images.shape[2], bicubic)            # (B, size, H)
+    columns = _crop_weights(left, width, size, images.shape[3], bicubic)         # (B, size, W)
+    return _multiply(rows, images, columns).clamp_(0, 1) if bicubic else _multiply(rows, images, columns)
 
 
 def flip(images: Tensor, which: Tensor) -> Tensor:
@@ -244,7 +247,7 @@ def make_view(images: Tensor | Whole, recipe: ViewRecipe, size: int, keys: Tenso
     if size < 2:
         raise CourseError(f"a view is at least 2 pixels wide, got a size of {size}")
     draws = draw(recipe, keys, *images.shape[2:], aspects)
-    view = resized_crop(images.float().div_(255), send(draws.boxes, images.device), size)
+    view = resized_crop(images.float().div_(255), send(draws.boxes, images.device), size, recipe.bicubic)
     for step in draws.order.unbind(1):
         for kind, adjust in enumerate((adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)):
             _on_rows(view, draws.jitter & (step == kind), adjust, draws.factors[:, kind])
@@ -293,15 +296,23 @@ def _multiply(rows: Tensor, images: Tensor, columns: Tensor) -> Tensor:
     return rows[:, None] @ images
 
 
-def _crop_weights(start: Tensor, length: Tensor, size: int, extent: int) -> Tensor:
+def _crop_weights(start: Tensor, length: Tensor, size: int, extent: int, bicubic: bool) -> Tensor:
     """How much each of `size` outputs, spread over [start, start + length), takes from each of `extent` pixels."""
     length = length[:, None, None]
     step = length / size                                                         # pixels from one output to the next
     outputs = (torch.arange(size, device=start.device)[:, None] + 0.5) * step    # (B, size, 1), from the crop's edge
     pixels = torch.arange(extent, device=start.device) + 0.5 - start[:, None, None]   # (B, 1, extent), likewise
-    weights = (1 - (pixels - outputs).abs() / step.clamp(min=1)).clamp(min=0)    # a triangle, wider when shrinking
+    distance = (pixels - outputs).abs() / step.clamp(min=1)                      # the curve is wider when shrinking
+    weights = _cubic(distance) if bicubic else (1 - distance).clamp(min=0)       # (B, size, extent)
     weights = weights * ((pixels > 0) & (pixels < length))
     return weights / weights.sum(2, keepdim=True)                                # (B, size, extent)
+
+
+def _cubic(distance: Tensor) -> Tensor:
+    """The cubic curve of Keys 1981 with a = -1/2, as Pillow has it: 1 at 0, 0 at 1 and from 2 on, below 0 between."""
+    near = (1.5 * distance - 2.5) * distance**2 + 1
+    far = ((2.5 - 0.5 * distance) * distance - 4) * distance + 2
+    return torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
 
 
 def _blur_weights(sigma: Tensor, kernel_size: int, extent: int) -> Tensor:

@@ -7,7 +7,8 @@ layer's learning rate is smaller by the factor `layer_decay`.
 
 What the published recipes do and this does not:
 - One lambda of mixup or cutmix for a whole batch: here each image has its own (`lib.data.mixing`).
-- Bicubic crops (here they are bilinear, and so is what RandAugment moves), DeiT's repeated augmentation and averaged weights.
+- DeiT's repeated augmentation and averaged weights. RandAugment takes pixels bilinearly from where they
+  were, not bicubically.
 - A first scale of the head for each recipe: all start at MAE's, so small that the first answers are even.
 - SimMIM copies its relative position bias into every block. Here all blocks go on sharing one table, which moves at the rate of
   the head, as BEiT's shared one does.
@@ -62,6 +63,7 @@ class FineTuneRecipe:
     drop_path: float = option(0.1, "rate of stochastic depth in the last block, rising from 0 in the first")
     clip_norm: float = option(0.0, "largest gradient norm; 0 for no clipping")
     crop_min: float = option(0.08, "smallest area of a crop, as a share of the image")
+    bicubic: bool = option(True, "bring crops to their size bicubically, not bilinearly")
     rand_augment: float = option(9.0, "magnitude of RandAugment, up to 10; 0 for none")
     jitter: float = option(0.0, "probability of a colour jitter, which a training without RandAugment may have")
     erase: float = option(0.25, "probability that a box of noise covers a part of the image")
@@ -86,7 +88,7 @@ class FineTuneRecipe:
 RECIPES: dict[str, FineTuneRecipe] = {
     # For a small ViT on small images, in minutes. Few steps want a high learning rate, small batches and gentle views.
     "course": FineTuneRecipe(epochs=20, batch_size=64, learning_rate=2e-3, warmup_epochs=2, layer_decay=0.75, clip_norm=5.0,
-                             crop_min=0.6, rand_augment=0.0, erase=0.0, mixup=0.0, cutmix=0.0),
+                             crop_min=0.6, bicubic=False, rand_augment=0.0, erase=0.0, mixup=0.0, cutmix=0.0),
     # MoCo v3 names DeiT's defaults for 150 epochs; lr, decay, drop path, warm-up, mixing and clipping are those of
     # mmpretrain's configuration (batch 8 x 64), the ends of the schedule and erasing those of DeiT.
     "mocov3": FineTuneRecipe(epochs=150, batch_size=512, learning_rate=5e-4, learning_rate_end=1e-5, warmup_epochs=5,
@@ -223,7 +225,7 @@ def _check(network: nn.Module, train, val, r: FineTuneRecipe) -> None:
 def _train(network: nn.Module, train, r: FineTuneRecipe, seed: int, device: torch.device, progress: bool,
            keep: Path | None) -> list[dict[str, float]]:
     optimizer = torch.optim.AdamW(parameter_groups(network, r), lr=r.learning_rate, fused=True)
-    view = replace(SUPERVISED, scale=(r.crop_min, 1.0), jitter=r.jitter, rand_augment=r.rand_augment)
+    view = replace(SUPERVISED, scale=(r.crop_min, 1.0), bicubic=r.bicubic, jitter=r.jitter, rand_augment=r.rand_augment)
     labels, size = train.labels(torch.arange(len(train))).cpu(), network.patch_embed.img_size[0]
     per_epoch = len(train) // r.batch_size
     steps, history, pending, since = r.epochs * per_epoch, [], 0, 0

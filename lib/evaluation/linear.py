@@ -110,6 +110,7 @@ class Protocol:
     trust: float | None = None        # of LARS; None is plain SGD
     batch_norm: bool = False          # before the heads, without scale and shift of its own
     augment: bool = False             # a random crop and flip of each image, new in each epoch
+    bicubic: bool = False             # how that crop is brought to its size
     pooling: str = ""                 # where the paper says which; else that of the objective
 
 
@@ -122,14 +123,14 @@ PROTOCOLS = {
     # He et al. 2022, the official main_linprobe.py. LARS moves the weights by a share of their length, so that what it learns
     # depends on how many images it sees in all: 115 million there. A set of ten thousand needs far more epochs than 90.
     "mae": Protocol((0.1,), (0.0,), batch_size=16_384, epochs=90, warmup_epochs=10, trust=1e-3, batch_norm=True, augment=True,
-                    pooling="cls"),
+                    bicubic=True, pooling="cls"),
     # Caron et al. 2021, the official eval_linear.py, for a ViT-S; for a ViT-B it reads "cls+mean".
     "dino": Protocol((0.001,), (0.0,), batch_size=1024, epochs=100, by_epoch=True, augment=True, pooling="cls4"),
     # Many heads at once is the idea of DINOv2's evaluator (Oquab et al. 2023); the grid is our own.
     "sweep": Protocol((0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0), (0.0, 1e-4, 1e-3, 1e-2), batch_size=1024, epochs=50,
                       batch_norm=True),
 }
-VIEW = ViewRecipe(scale=(0.08, 1.0), flip=0.5)                     # of MoCo v3 and MAE; MAE resizes bicubically, we do not
+VIEW = ViewRecipe(scale=(0.08, 1.0), flip=0.5)
 
 
 def adapted(protocol: str, images: int, epochs: int | None = None, batch_size: int | None = None) -> Protocol:
@@ -275,7 +276,7 @@ def published_probe(backbone: VisionTransformer, train, val, protocol: str, pool
         reading = Ahead(train, split.__getitem__, len(split), device)
         for k, some in enumerate(split):
             keys = random.combine("linear view", seed, epoch, some)
-            views = make_view(reading(k), VIEW, backbone.patch_embed.img_size[0], keys)
+            views = make_view(reading(k), replace(VIEW, bicubic=p.bicubic), backbone.patch_embed.img_size[0], keys)
             views = views if mean is None else standardize(denormalize(views), mean, std)
             with frozen(backbone):
                 parts.append(pooled(backbone, views, (depth,), pooling)[depth].float())

@@ -51,13 +51,14 @@ RECIPES: dict[tuple[str, str], Recipe] = {
     ("dino", "paper"): DINORecipe(**_PAPER, epochs=400, batch_size=1024, learning_rate=7.5e-4 * 4, learning_rate_end=2e-6,
                                   warmup_epochs=10, weight_decay=0.04, weight_decay_end=0.4, clip_norm=0.3, clip_each=True,
                                   drop_path=0.1, positions="learned", teacher_temperature=0.07,
-                                  teacher_warmup=50 / 400, freeze_last=3 / 400, crop_min=0.25, local_crops=10),
+                                  teacher_warmup=50 / 400, freeze_last=3 / 400, crop_min=0.25, local_crops=10, bicubic=True),
     ("mae", "smoke"): MAERecipe(**_SMOKE | dict(epochs=8), learning_rate=4e-3, decoder_dim=32, decoder_depth=1,
                                 decoder_heads=2),
     ("mae", "course"): MAERecipe(**_COURSE, epochs=600, batch_size=512, learning_rate=1.5e-3, warmup_epochs=40,
                                  decoder_dim=192, decoder_depth=4, decoder_heads=6),
     # MAE, PRETRAIN.md of the official repository, ViT-B: lr 1.5e-4 x batch / 256.
-    ("mae", "paper"): MAERecipe(**_PAPER, epochs=800, batch_size=4096, learning_rate=1.5e-4 * 4096 / 256, warmup_epochs=40),
+    ("mae", "paper"): MAERecipe(**_PAPER, epochs=800, batch_size=4096, learning_rate=1.5e-4 * 4096 / 256, warmup_epochs=40,
+                                bicubic=True),
     ("supervised", "smoke"): SupervisedRecipe(**_SMOKE | dict(epochs=4), learning_rate=5e-3, mixup=0.0, cutmix=0.0,
                                               crop_min=0.6),
     ("supervised", "course"): SupervisedRecipe(**_COURSE, epochs=200, batch_size=512, learning_rate=1e-3, warmup_epochs=10,
@@ -65,7 +66,8 @@ RECIPES: dict[tuple[str, str], Recipe] = {
     # DeiT: lr 5e-4 x batch / 512, 5 warm-up epochs from 1e-6, 1e-5 at the end.
     ("supervised", "paper"): SupervisedRecipe(**_PAPER, epochs=300, batch_size=1024, learning_rate=5e-4 * 1024 / 512,
                                               warmup_epochs=5, warmup_start=1e-6, learning_rate_end=1e-5, drop_path=0.1,
-                                              positions="learned", init="normal", rand_augment=9.0, jitter=0.0, erase=0.25),
+                                              positions="learned", init="normal", rand_augment=9.0, jitter=0.0, erase=0.25,
+                                              bicubic=True),
     # The hybrid keeps the contrastive settings of MoCo v3, the masked ones of SimMIM, and one optimiser for both.
     ("hybrid", "smoke"): HybridRecipe(**_SMOKE, learning_rate=5e-3, hidden=128, dim=64, momentum=0.9, crop_min=0.6,
                                       mask_cell=1, clip_norm=5.0),
@@ -84,12 +86,11 @@ SCALES = ("smoke", "course", "paper")
 DEPARTURES = {
     "mocov3": "the table of positions has rows and columns swapped; bf16 for fp16",
     "simmim": "the keys have a bias, which changes no softmax; bf16 for fp16",
-    "dino": "crops are resized bilinearly, not bicubically; CLS and positions are not decayed; the head starts Xavier-uniform, "
-            "not truncated normal; small crops see antialiased positions; bf16 for fp16",
-    "mae": "crops are resized bilinearly, not bicubically; q, k and v start as matrices of their own, CLS almost 0 and is not "
-           "decayed; bf16 for fp16",
-    "supervised": "no repeated augmentation; crops are resized bilinearly, not bicubically, and what RandAugment moves is too; "
-                  "mixup and cutmix are drawn for each image, not for a batch; bf16 for fp16",
+    "dino": "CLS and positions are not decayed; the head starts Xavier-uniform, not truncated normal; small crops see "
+            "antialiased positions; bf16 for fp16",
+    "mae": "q, k and v start as matrices of their own, CLS almost 0 and is not decayed; bf16 for fp16",
+    "supervised": "no repeated augmentation; RandAugment takes pixels bilinearly, not bicubically, from where they were; mixup "
+                  "and cutmix are drawn for each image, not for a batch; bf16 for fp16",
     "hybrid": "the paper's settings are known from a later record only; what it does not say is MoCo v3's and SimMIM's",
 }
 DEIT_HEADS = {"vit_tiny": 3, "vit_small": 6}           # of DeiT and DINO, where they are not those of the size

@@ -42,7 +42,7 @@ FREE = {"device", "compile", "accumulate", "checkpoint_blocks", "shard", "log_ev
         "keep_every"}
 # What came to recipes later, with the value by which a description without it is understood: what was computed until then.
 LATER = {"heads": 0, "clip_each": False, "stored_size": 0, "pooling": "cls", "start_from": "", "leave_out": "",
-         "rand_augment": 0.0, "jitter": 1.0, "erase": 0.0}
+         "rand_augment": 0.0, "jitter": 1.0, "erase": 0.0, "bicubic": False}
 
 
 def later(names) -> dict:
@@ -75,6 +75,7 @@ class Recipe:
     layer_scale: float = option(0.0, "initial layer scale; 0 for none")
     drop_path: float = option(0.0, "rate of stochastic depth in the last block, rising from 0 in the first")
     leave_out: str = option("", f"augmentations to leave out, with commas between: {', '.join(CAN_BE_LEFT_OUT)}")
+    bicubic: bool = option(False, "bring crops to their size bicubically, not bilinearly")
     epochs: int = option(100, "passes over the training images")
     batch_size: int = option(256, "images a step, over all processes; at scale paper the learning rate grows in proportion, "
                                   "unless it is given too")
@@ -152,7 +153,7 @@ class Recipe:
 
     def view(self, published: ViewRecipe, smallest: float, largest: float = 1.0) -> ViewRecipe:
         """A published view with crops between two shares of the area, less what is left out."""
-        return without(replace(published, scale=(smallest, largest)), self.left_out())
+        return without(replace(published, scale=(smallest, largest), bicubic=self.bicubic), self.left_out())
 
     def left_out(self) -> tuple[str, ...]:
         return tuple(name.strip() for name in self.leave_out.split(",")) if self.leave_out else ()

@@ -21,7 +21,7 @@ def ratios(found: dict) -> list[tuple[str, str, float]]:
         return [(what, words, found[key]) for key, words in (("torchvision_over_course", "torchvision, image by image"),
                                                              ("kornia_over_course", "kornia")) if key in found]
     if "course_over_bare" in found:
-        what = f"a forward pass with attention and Fourier analysis, {found['model']}, {found['image_size']} px"
+        what = f"forward pass with attention and Fourier analysis, {found['model']}, {found['image_size']} px"
         return [(what, "the forward pass alone", 1 / found["course_over_bare"]),
                 (what, "the plain procedure", found["plain_over_course"])]
     size = f"{found['model']}, {found['image_size']} px"

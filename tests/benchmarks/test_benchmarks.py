@@ -162,8 +162,8 @@ def test_the_table_says_what_the_files_say(program, tmp_path):
         "| reading images of 64 px | JPEG files | 123 | CPU, 2030-01-02 |",
         "| two views of 32 px | torchvision, image by image | 0.50 | CPU, 2030-01-02 |",
         "| two views of 32 px | kornia | 2.00 | CPU, 2030-01-02 |",
-        "| a forward pass with attention and Fourier analysis, vit_x, 16 px | the forward pass alone | 0.80 | CPU, 2030-01-02 |",
-        "| a forward pass with attention and Fourier analysis, vit_x, 16 px | the plain procedure | 3.00 | CPU, 2030-01-02 |",
+        "| forward pass with attention and Fourier analysis, vit_x, 16 px | the forward pass alone | 0.80 | CPU, 2030-01-02 |",
+        "| forward pass with attention and Fourier analysis, vit_x, 16 px | the plain procedure | 3.00 | CPU, 2030-01-02 |",
         "| a step of MAE and its views, vit_x, 16 px | the plain way | 12 | CPU, 2030-01-02 |"]
     write("d", model="vit_x", image_size=16, objectives={"mae": one}, about={"device": "H200", "date": "2030-01-02"})
     assert program("table").table(tmp_path).splitlines()[-1] == "| MAE, vit_x, 16 px | eager | 3,457 | 42% | H200, 2030-01-02 |"

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision.transforms.v2.functional as reference
-from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms import InterpolationMode, RandomResizedCrop
 
 from lib import random
 from lib.data import views
@@ -65,13 +65,24 @@ def test_colour_operation_agrees_with_torchvision(name):
     torch.testing.assert_close(ours(IMAGES, factors), expected, **CLOSE)
 
 
+@pytest.mark.parametrize("bicubic", [False, True])
 @pytest.mark.parametrize("size", [8, 24, 40, 96])                 # shrinks most boxes, ..., enlarges all
-def test_resized_crop_agrees_with_torchvision(size):
+def test_resized_crop_agrees_with_torchvision(size, bicubic):
     boxes = torch.cat([draw(MOCO_V3[0], keys(9), 40, 52).boxes,
                        torch.tensor([[0, 0, 40, 52], [39, 51, 1, 1], [0, 12, 40, 40]])])
-    expected = torch.stack([reference.resized_crop(x, *box, [size, size], antialias=True)
+    way = InterpolationMode.BICUBIC if bicubic else InterpolationMode.BILINEAR
+    expected = torch.stack([reference.resized_crop(x, *box, [size, size], way, antialias=True)
                             for x, box in zip(IMAGES, boxes.tolist(), strict=True)])
-    torch.testing.assert_close(views.resized_crop(IMAGES, boxes, size), expected, **CLOSE)
+    assert bicubic == bool((expected - 0.5).abs().max() > 0.501)                   # or nothing would be cut off
+    torch.testing.assert_close(views.resized_crop(IMAGES, boxes, size, bicubic), expected.clamp(0, 1), **CLOSE)
+
+
+def test_a_view_may_be_cropped_bicubically():
+    images, recipe = photos(8), ViewRecipe(scale=(0.3, 0.9), bicubic=True)
+    boxes = draw(recipe, keys(8), *images.shape[2:]).boxes
+    expected = views.resized_crop(images / 255, boxes, 24, bicubic=True)
+    torch.testing.assert_close(denormalize(make_view(images, recipe, 24, keys(8))), expected, **CLOSE)
+    assert (make_view(images, replace(recipe, bicubic=False), 24, keys(8)) - normalize(expected)).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("kernel_size", [3, 13, 79])              # the last: as wide as reflection allows
