@@ -824,10 +824,10 @@ print(f"four directions hold ≈ {loudest(few, few, 4)[2]:.1%} of the variance b
 # | SimMIM | 98–99 | 11–14 | 17–20 | 20–31 | 34–57 | 68–71 | 75–78 | 75–78 |
 # | untrained | 77 | 17 | 18 | 27 | 31 | 35 | 49 | 59 |
 #
-# SimMIM's four loudest directions hold 98 % of its variance, and name the shape no better than those of random weights; the
-# next twelve, with 1 % of the variance, know it. MAE, whose spectrum is the flattest of these five, says most with four numbers. **What varies
-# most is not what is known**, so a spectrum tells how a representation is laid out, not what it is worth; and k-NN, which
-# listens to the loud, must find SimMIM poor (chapter 04).
+# SimMIM's four loudest directions hold 98 % of its variance, and name the shape no better than those of random weights;
+# the next twelve, with 1 % of the variance, know it. MAE, whose spectrum is the flattest of these five, says most with
+# four numbers. **What varies most is not what is known**, so a spectrum tells how a representation is laid out, not
+# what it is worth; and k-NN, which listens to the loud, must find SimMIM poor (chapter 04).
 #
 # </details>
 
