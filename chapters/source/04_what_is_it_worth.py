@@ -240,7 +240,7 @@ for name in pooling:
 # and divide by the standard deviation along each.
 
 # %%
-def whiten(vectors, others, keep=64):
+def whiten_both(vectors, others, keep=64):
     """(N, D), (M, D) -> (N, keep), (M, keep), by the mean and the directions of the first."""
     mean, deviation, rows = directions(vectors)
     return tuple(((x - mean).double() @ rows[:keep].T / deviation[:keep]).float() for x in (vectors, others))
@@ -248,7 +248,7 @@ def whiten(vectors, others, keep=64):
 
 # %%
 for name in pooling:
-    white_bank, white_queries = whiten(features[name], found[name])
+    white_bank, white_queries = whiten_both(features[name], found[name])
     white = (knn_predict(white_bank, labels, white_queries) == truth).float().mean()
     print(f"{name:10} k-NN ≈ {knn[name]:.0%}, whitened ≈ {white:.0%}, linear probe ≈ {linear[name]:.0%}")
 
@@ -629,7 +629,7 @@ chapter04.check_knn_votes(knn_votes);
 # %% [markdown]
 # ### Exercise 2 · ★★☆ · 10 minutes
 #
-# Whiten without looking at section 4: `whiten(vectors, others, keep)`, (N, D) and (M, D) → (M, keep). Mean, directions and
+# Whiten without looking at section 4, and `others` alone: `whiten(vectors, others, keep)`, (N, D) and (M, D) → (M, keep). Mean, directions and
 # deviations are those of `vectors`, divided by N; `others` are centred, projected on the `keep` loudest and divided.
 #
 # *Hint:* `torch.linalg.svd(centred, full_matrices=False)`; a deviation is a singular value divided by √N.

@@ -251,14 +251,19 @@ HeatMaps({f"both {kind}": values for kind, values in across.items()}, rows, colu
          axes=("layer of the ViT", "layer of the CNN"), low=0.0, high=1.0)
 
 # %% [markdown]
-# Now for each block of the CNN the block of the ViT that is most like it.
+# Now the columns of five layers of the CNN as lines. A dot marks the block of the ViT that is most like each.
 
 # %%
-for kind in ("trained", "untrained"):
-    values = heat_map(ends(grams["ViT", kind]), ends(grams["CNN", kind]))  # (12, 9)
-    best = [f"{name.removeprefix('stage')} → {int(row.argmax()) + 1} (≈ {row.max():.2f})"
-            for name, row in zip(ends(grams["CNN", kind])[0], values.T) if name == "stem" or name.endswith(".2")]
-    print(f"{kind:<9}", ", ".join(best))
+figure, axes = plt.subplots(1, 2, figsize=(7.5, 2.8), sharey=True)
+for axis, kind in zip(axes, ("trained", "untrained")):
+    values = torch.as_tensor(heat_map(ends(grams["ViT", kind]), ends(grams["CNN", kind])))  # (12, 9)
+    for column, label, shade in zip((0, 2, 4, 6, 8), ("stem", "1.2", "2.2", "3.2", "4.2"), (0.1, 0.3, 0.5, 0.7, 0.9)):
+        line, = axis.plot(range(1, 13), values[:, column], color=plt.cm.viridis(shade), label=label)
+        axis.plot(values[:, column].argmax() + 1, values[:, column].max(), "o", color=line.get_color())
+    axis.set(title=f"both {kind}", xlabel="block of the ViT", ylim=(-0.05, 1.05))
+axes[0].set_ylabel("CKA (n = 256)")
+figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, title="layer of the CNN")
+plots.show(figure, alt="Trained, all lines but the CNN's last fall from the ViT's block 1; the last is flat. Untrained it lies near 0.")
 
 # %% [markdown]
 # The CNN's first three stages, six blocks of its eight, are most like *one* block of the ViT, the first. Raghu et al.

@@ -43,13 +43,14 @@ def compare(got, expected: Tensor, mistakes: dict[str, Tensor], given: str) -> N
     """
     if not isinstance(got, Tensor):
         raise CourseError(f"{given}, a tensor was expected, and a {type(got).__name__} came. Is the return missing?")
-    hint = next((text for text, wrong in mistakes.items() if alike(got, wrong)), "")
+    hint = next((f"{text} " for text, wrong in mistakes.items() if alike(got, wrong)), "")
     if got.shape != expected.shape:
-        raise CourseError(f"{given}, the shape {tuple(expected.shape)} was expected, and {tuple(got.shape)} came. {hint}")
+        raise CourseError(f"{hint}{given}, the shape {tuple(expected.shape)} was expected, and {tuple(got.shape)} came.")
     if not alike(got, expected):
         place = (got.double() - expected).abs().nan_to_num(torch.inf).flatten().argmax()
         index = tuple(int(i) for i in torch.unravel_index(place, expected.shape))
-        raise CourseError(f"{given}, {expected[index]:.4f} was expected at {list(index)}, and {got[index]:.4f} came. {hint}")
+        at = f" at {list(index)}" if index else ""
+        raise CourseError(f"{hint}{given}, {expected[index]:.4f} was expected{at}, and {got[index]:.4f} came.")
 
 
 def alike(a: Tensor, b: Tensor) -> bool:

@@ -102,7 +102,7 @@ def check_keep_visible(keep_visible) -> str:
             (torch.arange(6) >= 2).expand(2, 6).double(),
         "You compare places with `keep`; compare ranks: argsort once gives the places in order, twice gives the ranks.":
             (order >= 2).double(),
-    }, "For the mask, where 1 is masked,")
+    }, "For the mask, where 1 is masked")
     return "Two tokens of each image stay, and the mask says which are gone."
 
 

@@ -53,6 +53,8 @@ def check_whiten(whiten) -> str:
     loud = torch.tensor([5.0, 2.0, 1.0, 0.5, 0.1]).double()
     vectors, others = (torch.randn(n, 5, generator=generator).double() * loud + 3 for n in (40, 6))
     got = whiten(vectors.clone(), others.clone(), 3)
+    if isinstance(got, tuple):
+        raise CourseError(f"{len(got)} results came, and one was expected: return the whitened `others` alone.")
     if isinstance(got, Tensor) and got.shape != (6, 3):
         raise CourseError(f"for 6 vectors and keep = 3, the shape (6, 3) was expected, and {tuple(got.shape)} came. "
                           "The second argument is what is to be whitened; the first gives mean and directions.")
@@ -65,6 +67,7 @@ def check_whiten(whiten) -> str:
         "Those are the quietest directions; keep the loudest.": _whitened(vectors, others, 3, last=True),
         "Divide the singular values by the root of N: only then are they deviations.":
             _whitened(vectors, others, 3) / len(vectors) ** 0.5,
+        "Divide by the root of N, not of N - 1.": _whitened(vectors, others, 3) * (39 / 40) ** 0.5,
     }
     products = {text: wrong @ wrong.T for text, wrong in both.items()}             # a direction may point either way
     right = _whitened(vectors, others, 3)
@@ -107,11 +110,11 @@ def check_paired_interval(paired_interval) -> str:
 @check
 def check_mean_iou(mean_iou) -> str:
     """mean_iou(predicted (B, H, W), truth (B, H, W), classes) -> a number from 0 to 1."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(1)
     truth = torch.randint(3, (4, 5, 5), generator=generator)
     predicted = torch.where(torch.rand(4, 5, 5, generator=generator) < 0.7, truth,
-                            torch.randint(3, (4, 5, 5), generator=generator))
-    p, t = (F.one_hot(x, 4).double() for x in (predicted, truth))                  # class 3 is nowhere
+                            torch.randint(4, (4, 5, 5), generator=generator))
+    p, t = (F.one_hot(x, 5).double() for x in (predicted, truth))                  # class 3 is predicted only, 4 is nowhere
     both, either = (p * t).sum((0, 1, 2)), (p + t).clamp(max=1).sum((0, 1, 2))
     present = either > 0
     right = (both / either)[present].mean()
@@ -129,9 +132,11 @@ def check_mean_iou(mean_iou) -> str:
             (2 * both / (p.sum((0, 1, 2)) + t.sum((0, 1, 2))))[present].mean(),
         "These are all classes' pixels in one fraction; take the mean of a fraction for each.": both.sum() / either.sum(),
         "That is the share of each true class that was found; pixels wrongly claimed count against it too.":
-            (both / t.sum((0, 1, 2)))[present].mean(),
+            (both / t.sum((0, 1, 2)))[t.sum((0, 1, 2)) > 0].mean(),
+        "A class that is predicted and nowhere true counts too: its IoU is 0.":
+            (both / either)[t.sum((0, 1, 2)) > 0].mean(),
     }
-    got = mean_iou(predicted.clone(), truth.clone(), 4)
+    got = mean_iou(predicted.clone(), truth.clone(), 5)
     got = got if isinstance(got, Tensor) else torch.as_tensor(got).double() if isinstance(got, float | int) else got
-    compare(got, right, mistakes, "For 4 masks with three classes out of four")
+    compare(got, right, mistakes, "For 4 masks with three classes out of five, and a fourth that is only predicted")
     return "A class counts by its pixels only within itself, so small classes count as much as large ones."

@@ -174,7 +174,7 @@ def test_a_mistake_is_named(name, answer, message, verdict):
 
 def test_an_unknown_mistake_still_says_what_came(verdict):
     result, line = verdict(chapter06.check_image_purity, lambda tokens, k: 0.123)
-    assert result is False and line.endswith("was expected at [], and 0.1230 came."), line
+    assert result is False and line.endswith("was expected, and 0.1230 came."), line
 
 
 @pytest.mark.parametrize("answer", [unison_of, gram_spectrum, project, image_purity])

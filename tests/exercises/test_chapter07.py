@@ -155,7 +155,7 @@ def test_a_mistake_is_named(name, answer, message, verdict):
 
 def test_an_unknown_mistake_still_says_what_came(verdict):
     result, line = verdict(chapter07.check_bias_for_shape, lambda *a: 0.123)
-    assert result is False and line.endswith("was expected at [], and 0.1230 came."), line
+    assert result is False and line.endswith("was expected, and 0.1230 came."), line
 
 
 @pytest.mark.parametrize("answer", [delta_log_amplitude, band_of, as_strong, bias_for_shape])

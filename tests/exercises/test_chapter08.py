@@ -108,7 +108,7 @@ def test_a_mistake_is_named(name, answer, message, verdict):
 
 def test_an_unknown_mistake_still_says_what_came(verdict):
     result, line = verdict(chapter08.check_peak_split, lambda right: (1, 0.123))
-    assert result is False and line.endswith("was expected at [], and 0.1230 came."), line
+    assert result is False and line.endswith("was expected, and 0.1230 came."), line
 
 
 @pytest.mark.parametrize("answer", ANSWERS)

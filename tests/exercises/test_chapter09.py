@@ -100,7 +100,7 @@ def _lengths(x, y):
     ("biased_cka", lambda x, y: biased_cka(x, y) * _lengths(x, y).sqrt(), "not their square root"),
     ("biased_cka", lambda x, y: torch.stack([(_k(x) @ _k(y)).sum() / _lengths(x, y)]), "expected, and (1,) came"),
     ("biased_cka", lambda x, y: biased_cka(x, y) if x.shape[1] != y.shape[1] else 0.5, "times 3, plus 7"),
-    ("hsic", lambda k, l: (k * l).sum(), "was expected at []"),
+    ("hsic", lambda k, l: (k * l).sum(), "was expected, and"),
     ("half_radius", lambda f, c: half_radius(f, c) if f.max() < 1.5 else 1.0, "one pixel, at the centre"),
     ("biased_cka", lambda x, y: _cos(*((z - z.mean(1, keepdim=True)) @ (z - z.mean(1, keepdim=True)).T for z in (x, y))),
      "you took one of each image"),

@@ -161,7 +161,7 @@ def test_a_mistake_is_named(name, answer, message, verdict):
 
 def test_an_unknown_mistake_still_says_what_came(verdict):
     result, line = verdict(chapter12.check_gathered_info_nce, lambda *arguments: 0.123)
-    assert result is False and line.endswith("was expected at [], and 0.1230 came."), line
+    assert result is False and line.endswith("was expected, and 0.1230 came."), line
 
 
 @pytest.mark.parametrize("answer", [vit_parameters, gathered_info_nce, whole_variance])
