@@ -124,8 +124,9 @@ for name, strengths in {"crops": (0.08, 0, 0, 0), "crops, blur": (0.08, 0, 12, 0
 #
 # ## 2. Find your partner
 #
-# Take a batch of images and two views of each. The network turns view 1 of image $i$ into a **query** $q_i$, view 2 of image
-# $j$ into a **key** $k_j$. The task is a matching game: query $i$ must find key $i$ among all keys of the batch.
+# Take a batch of images and two views of each. The network turns view 1 of image $i$ into a **query** $q_i$, view 2 of
+# image $j$ into a **key** $k_j$. (These are whole images; the queries and keys inside attention are something else.)
+# The task is a matching game: query $i$ must find key $i$ among all keys of the batch.
 #
 # **Predict, then run.** Below are the cosine similarities of 4 queries and 4 keys that we make up, with the partners on the
 # diagonal. Each query chooses among the keys by a softmax. Which temperature makes it choose more firmly, 1 or 0.2?
@@ -195,8 +196,9 @@ opposite = torch.tensor([[1.0], [-1.0]])
 print(f"partners equal, the other opposite: {info_nce_matrix(opposite, opposite, 0.2):.4f}")
 
 # %% [markdown]
-# The library's loss is $2\tau$ times that, once for each direction: 2 × 0.4 × 4.85 = **3.88**. If the loss stays there,
-# the network cannot tell images apart.
+# The library's loss is $2\tau$ times that, in two directions: 2 directions × $2\tau$ = 0.4 × log 128 = 4.85 make
+# **3.88**. If the loss stays there, the network cannot tell images apart. (It may begin a little above: random networks
+# guess unevenly.)
 #
 # ## 3. The other network
 #
@@ -213,8 +215,9 @@ print(f"partners equal, the other opposite: {info_nce_matrix(opposite, opposite,
 # ```
 #
 # Projector and predictor are small MLPs that are thrown away after training; what is kept is the backbone, and its CLS
-# token is the representation. The predictor sits on the query's side alone; section 5 tries one where there are no
-# negatives.
+# token is the representation. The predictor sits on the query's side alone. With negatives it is no necessity, the
+# paper has it for what it adds; section 5 tries one where there are no negatives, and there it is all that stands
+# between the network and collapse.
 #
 # How slow is slow? Here a weight of the online network jumps about while it drifts from 0 to 1.
 
@@ -274,6 +277,7 @@ print(f"temperature {settings.temperature}, momentum from {settings.momentum}, l
 # %%
 from lib.evaluation.features import extract
 from lib.evaluation.neighbors import knn_accuracy
+from lib.training.build import build
 from lib.training.trainer import Trainer
 
 trainer = Trainer(settings, train)
@@ -296,6 +300,34 @@ print(f"k-NN on pixels: {knn_accuracy(*pixels['bank'], *pixels['queries']):.0%}"
 # Nearly all. The shapes lie in the middle and hardly turn, so two images of one shape overlap, and averaging over a thousand
 # pixels beats the noise. So this world can show that training *changes a network*; it cannot show that a network is worth
 # having. Photographs can (section 6).
+#
+# One step of MoCo v3 is short enough to read. Both views go through both networks; each view's queries look for their partners
+# among the other view's keys.
+
+# %%
+def moco_loss(network, view1, view2, temperature):
+    """The loss of a batch of two views (B, 3, S, S), in both directions."""
+    queries, keys = [], []
+    for view in (view1, view2):
+        cls = network.backbone.forward_features(view)[:, 0]  # (B, D)
+        queries.append(network.predictor(network.projector(cls)))
+        with torch.no_grad():  # nothing is learned through a key
+            cls = network.momentum_backbone.forward_features(view)[:, 0]
+            keys.append(network.momentum_projector(cls))
+    there, back = (info_nce_matrix(queries[k], keys[1 - k], temperature) for k in (0, 1))
+    return 2 * temperature * (there + back)
+
+
+# %%
+network = build(settings).train()
+batch = network.prepare(train.images(torch.arange(128)), torch.arange(128))  # two views of each image
+network.begin_step(0.0)  # first the slow networks follow: m · slow + (1 - m) · online, weight by weight
+ours, library = moco_loss(network, batch["view1"], batch["view2"], settings.temperature), network.loss(batch)[0]
+print("written out = library:", bool((ours - library).abs() < 1e-4))
+
+# %% [markdown]
+# What is left of a step is `loss.backward()` and `optimizer.step()`, as in chapter 01: they move backbone, projector and
+# predictor, and nothing of the slow pair.
 #
 # Now train (about ten seconds). `trainer.run()` would do. The monitor runs it beside the notebook's own work, so that you see the
 # loss fall, and can stop; given a folder, `Trainer(settings, train, "runs/first")`, the run then leaves a checkpoint to go on from.
@@ -383,7 +415,6 @@ def mean_similarity(network, source, count=800):
 
 
 # %%
-from lib.training.build import build
 
 figure, axes = plt.subplots(1, 2, figsize=(7, 3.4))
 for axis, (name, network) in zip(axes, {"untrained": build(settings), "trained": trainer.objective}.items()):
@@ -394,9 +425,10 @@ figure.colorbar(picture, ax=axes, label="cosine, mean removed")
 plots.show(figure, alt="Two 10 by 10 maps of mean similarity by shape: flat for the untrained network, structured after training.")
 
 # %% [markdown]
-# Untrained, the map is nearly flat. Trained, views of two *different* images of one shape tend to be similar (purple along the
-# diagonal), although the loss pushed them apart as negatives. Disks and squares, both compact and full, are still taken for one
-# another, and shapes with thin or notched outlines run together.
+# Untrained, the map is nearly flat. Trained, views of two *different* images of one shape tend to be similar (purple;
+# in about half of the rows the diagonal is the darkest), although the loss pushed them apart as negatives. Disks and
+# squares, both compact and full, are still taken for one another, and shapes with thin or notched outlines run
+# together.
 #
 # ## 5. Break it
 #
@@ -490,6 +522,36 @@ print("collapsed:", [name for name, it_has in collapsed.items() if it_has])
 # | against collapse | negatives | *centring* (subtract the mean output) and *sharpening* (low temperature) |
 # | teacher | momentum encoder | momentum encoder |
 # | views | 2 large | 2 large and some small ones; the teacher sees the large ones alone |
+#
+# A **prototype** is one of K outputs, a class that nobody named. The **student** scores each crop for all K, and must give the
+# answer that the **teacher**, its slow average, gave for another crop of the same image:
+#
+# $$ \mathcal{L} = -\sum_{k=1}^{K} t_k \log s_k, \qquad t = \mathrm{softmax}\big((\text{teacher} - c)/0.04\big), \qquad
+#    s = \mathrm{softmax}(\text{student}/0.1) $$
+#
+# $c$ is the running mean of the teacher's scores. Nothing is pushed apart, so two lazy answers are open: always the same
+# prototype, or all prototypes alike. Here are made-up scores of 64 images that lean towards prototype 0, as a collapsing teacher's do.
+#
+# **Predict, then run.** Which of the two steps, centring or sharpening, forbids which lazy answer?
+
+# %%
+scores = 0.1 * torch.randn(64, 12, generator=torch.Generator().manual_seed(0))
+scores[:, 0] += 0.3
+ways_to_answer = {"neither": scores, "centred": scores - scores.mean(0), "sharpened": scores / 0.04,
+                  "both": (scores - scores.mean(0)) / 0.04}
+figure, axes = plt.subplots(2, 4, figsize=(7.6, 3), sharex=True, sharey=True)
+for (name, x), column in zip(ways_to_answer.items(), axes.T):
+    answers = x.softmax(1)  # (64, 12)
+    for axis, values in zip(column, (answers[3], answers.mean(0))):
+        axis.bar(range(12), values, color=plots.COLORS["dino"])
+    column[0].set(title=name), column[1].set(xlabel="prototype", ylim=(0, 1))
+axes[0, 0].set_ylabel("one image"), axes[1, 0].set_ylabel("mean of 64")
+plots.show(figure, alt="Neither: all prototypes alike. Centred: the same. Sharpened: all choose prototype 0. Both: one image "
+                       "chooses firmly, and the mean of 64 images uses all prototypes.")
+
+# %% [markdown]
+# Sharpened alone, everybody says prototype 0; centred alone, nobody says anything. Both together, each image has an answer of
+# its own, and all prototypes are used. Each step guards against what the other would lead to.
 #
 # ## 6. On photographs
 #
@@ -654,11 +716,11 @@ chapter02.check_effective_rank(effective_rank);
 #
 # No check stands behind this one: the answer is a measurement, and you make it.
 #
-# *What does the game need?* `knn_after` trains the network of section 4 anew with something changed, in about ten seconds,
-# and asks k-NN. It takes `leave_out="crop"`, or `"jitter"`, or several with commas between; `momentum=0.0`, which takes the
-# keys from the network itself; `temperature=1.0`; any other field of the recipe. **Predict** which of these take the network
-# down to an untrained one. Then train, with two seeds each: if two seeds of one setting lie as far apart as two settings,
-# you have not seen a difference.
+# *What does the game need?* `knn_after` trains the network of section 4 anew with something changed, in about ten
+# seconds, and asks k-NN. It takes `leave_out="crop"`, or `"jitter"`, `"grayscale"`, `"blur"`, `"solarize"`, `"flip"`,
+# or several with commas between; `momentum=0.0`, which takes the keys from the network itself; `temperature=1.0`; any
+# other field of the recipe. **Predict** which of these take the network down to an untrained one. Then train, with two
+# seeds each: if two seeds of one setting lie as far apart as two settings, you have not seen a difference.
 
 # %%
 def knn_after(train, bank, val, seed=0, **changes):

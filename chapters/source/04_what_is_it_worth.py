@@ -215,9 +215,9 @@ for k in range(2):
     print(f"direction {k + 1}: |r| with the brightness of the ground ≈ {r[0]:.2f}, with the size of the object ≈ {r[1]:.2f}")
 
 # %% [markdown]
-# How light the ground is, and how large the thing on it: the untrained network's loudest directions are much the same, so
-# filling in holes did not invent them; it made them louder. So take these two away, and nothing else. A cosine is also
-# measured from the origin, not from the middle of the vectors; to see what that does alone, take away none.
+# How light the ground is, and how large the thing on it: the untrained network's loudest directions are much the same,
+# so filling in holes did not invent them; it made them louder. So take these two away, and nothing else. (To do so, all
+# vectors are centred first. Centring alone may change cosines, so the first number takes away no direction.)
 
 # %%
 def without_loudest(vectors, others, drop):
@@ -306,16 +306,16 @@ plots.show(figure, alt="Six panels by network, with untrained controls: shape by
 #
 # - **Shape**: MoCo v3 and MAE come near the network that was told the shapes, by both yardsticks; SimMIM gains by one. DINO
 #   gains by both, and stays far below.
-# - **Ground**: MoCo v3 and the hybrid gain most. A likely reason, not tested: two crops share the ground, so its texture
-#   helps to find the partner. (DINO compares crops as well, and has not gained.) The supervised network *loses* it, down to
-#   chance: what the labels do not ask for is thrown away.
-# - **Place**: SimMIM and MAE gain most: who fills in pixels has to know where things are. MoCo v3 *loses* left and right,
-#   and doubles up and down. A likely reason for the first: two crops, and the mirror, put the object in different places,
-#   and the contrastive loss asks for one answer to both. For the second we have none. The hybrid is asked for both, and
-#   comes out between.
-# - **Texture of the object**: hard for all. MoCo v3 alone is some points above its control; a tick has an interval of its
-#   own, as wide as the bars. (Ticks stand at two places because SimMIM, MAE and the hybrid give the mean of their patches,
-#   the others CLS.)
+# - **Ground**: MoCo v3 and the hybrid gain most. A likely reason, not tested: two crops share the ground, so its
+#   texture helps to find the partner. (DINO compares crops as well, and has not gained.) The supervised network *loses*
+#   it, down to chance (there are ten textures): what the labels do not ask for is thrown away.
+# - **Place**: SimMIM and MAE gain most: who fills in pixels has to know where things are. MoCo v3 *loses* left and
+#   right, and doubles up and down. A likely reason for the first: two crops, and the mirror, put the object in
+#   different places, and the contrastive loss asks for one answer to both. We have no explanation for the rise in up
+#   and down. The hybrid is asked for both, and comes out between.
+# - **Texture of the object**: hard for all. MoCo v3 alone is some points above its control; a tick has an interval of
+#   its own, as wide as the bars. (Two grey ticks: one is the untrained network read by CLS, the other by the mean of
+#   its patches, as SimMIM, MAE and the hybrid are.)
 #
 # No network is best at everything. **A representation is worth what you ask of it.**
 #
@@ -455,7 +455,7 @@ plots.show(figure, alt="Three scatter plots of fine-tuned against linear accurac
 # by both objectives with the same recipes (`python -m lib.training.zoo --world shapes --budget cpu --models mocov3 simmim
 # --sizes vit_thin`), its measurements shipped.
 #
-# **Predict, then run.** If masked modelling wants size, where are its lines steeper than MoCo v3's?
+# **Predict, then run.** In which panel does SimMIM rise more steeply with size than MoCo v3?
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(7.5, 2.7))
@@ -501,7 +501,7 @@ def difference(a, b):
 # %%
 def verdict_of(a, b):
     value, low, high = difference(a, b)
-    verdict = "supported" if low > 0 else "not supported" if high < 0 else "inconclusive"
+    verdict = "supported" if low > 0 else "not supported: reversed" if high < 0 else "inconclusive"
     return f"{100 * value:+6.1f} points ({100 * low:+.1f} to {100 * high:+.1f})  {verdict}"
 
 
@@ -560,21 +560,27 @@ plots.show(figure, alt="Three trainings of six networks by three yardsticks: fin
 
 # %%
 for name, found in trainings.items():
-    for column, title in (("knn", "k-NN"), ("linear", "linear probe"), ("finetuned", "fine-tuned")):
-        values = torch.tensor([100 * m[column]["value"] for m in found])
-        print(f"{NAMES[name]:>8}, {title:<12}", *(f"{value:.1f}" for value in values), f"  deviation {values.std():.1f}")
+    scores = [sorted(100 * m[column]["value"] for m in found) for column in ("knn", "linear", "finetuned")]
+    print(f"{NAMES[name]:>10}", *(f"{title} {low:.1f} to {high:.1f}" for title, (low, _, high) in zip(
+        ("k-NN", "  linear", "  fine-tuned"), scores)))
 
 # %% [markdown]
 # Fine-tuned, three trainings of one objective lie three (DINO), six or seven (MoCo v3, SimMIM, the hybrid) and eleven
 # (MAE) points apart, where the interval over images says one or two to either side. By linear probe they lie one and a
 # half to five points apart, by k-NN three to eight. Those that were told the labels lie within two, by each yardstick.
 #
-# What of the table above survives? DINO learned little every time: it is last by linear probe and fine-tuned, and ahead
-# of SimMIM alone by k-NN. By linear probe every SimMIM stays ten points below MoCo v3 and MAE, and **MoCo v3 and MAE
-# cannot be put in order**. Fine-tuned, every SimMIM is behind every MoCo v3, by anything between 1 and 14 points. MAE
-# is ahead of the MoCo v3 of its own seed (which began with the same weights) by 6, 1 and 4 points, but the second MAE
-# lies below the other two MoCo v3s: that order is open. The hybrid lies below the MoCo v3 of its own seed by k-NN and
-# by linear probe each time, and fine-tuned on either side.
+# What of the table above survives?
+#
+# | order | in three trainings |
+# |---|---|
+# | linear probe: MoCo v3 and MAE above SimMIM | each time, by ten points |
+# | linear probe: MoCo v3 and MAE | **open** |
+# | DINO last, by linear probe and fine-tuned | each time (by k-NN it is ahead of SimMIM) |
+# | fine-tuned: MoCo v3 above SimMIM | each time, by anything from 1 to 14 points |
+# | fine-tuned: MAE above MoCo v3 | **open**: ahead of the one of its own seed by 6, 1 and 4 points, but the second MAE lies below the other two |
+# | hybrid below the MoCo v3 of its own seed | by k-NN and linear probe each time; fine-tuned on either side |
+#
+# (Networks of one seed began with the same weights.)
 #
 # Is it the training, or the fine-tuning, which has a random start of its own (the new head) and an order of its own? Tune the
 # *same* MoCo v3 and the same SimMIM with two more seeds of fine-tuning:
@@ -722,8 +728,8 @@ chapter04.check_mean_iou(mean_iou);
 #
 # *Does the order of the networks depend on how many labels there are?* The probes of this chapter had 1,500 images or
 # more. Give them 20, 50, 100, 200, 500. **Predict** first: whom do few labels suit, and does anybody overtake? Ask MAE
-# and DINO too (`zoo.load`, then `extract` with the pooling of section 1's kind), and do not stop at one training:
-# `zoo.trainings("mae")` names three.
+# and DINO too (`zoo.load`, then `extract`, with the pooling "mean" for MAE, SimMIM and the hybrid and "cls" for the
+# others), and do not stop at one training: `zoo.trainings("mae")` names three.
 
 # %%
 def correct_with(labelled, features, labels, queries, truth):
