@@ -13,7 +13,7 @@
 # 6. say what an untrained ViT attends to and guesses, the control for every later chapter, and train a small one.
 #
 # **You need** PyTorch tensors, matrix products and softmax. No GPU, no download.
-# **Time:** 75 minutes to read, 40 for the exercises; the cells run in about 25 seconds on one CPU core.
+# **Time:** 90 minutes to read, 40 for the exercises; the cells run in about 25 seconds on one CPU core.
 
 # %%
 import copy

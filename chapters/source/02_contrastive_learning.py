@@ -12,7 +12,7 @@
 # 4. train MoCo v3 on a CPU in seconds, and measure it with k nearest neighbours;
 # 5. make a network collapse on purpose, and see the collapse in a number.
 #
-# *You need:* chapter 01, PyTorch. *Time:* about 45 minutes to read; the cells run in about 40 seconds on a CPU.
+# *You need:* chapter 01, PyTorch. *Time:* about 65 minutes to read; the cells run in about 40 seconds on a CPU.
 
 # %%
 import matplotlib.pyplot as plt

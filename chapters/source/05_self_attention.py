@@ -12,7 +12,7 @@
 # 4. compare heads, tokens and depths, and find what of a similarity is there before training or shared by all images;
 # 5. put published claims to a test that may answer *supported*, *not supported* or *inconclusive*.
 #
-# *You need:* chapters 01 to 03. *Time:* about 45 minutes to read; the cells run in about 40 seconds on a CPU.
+# *You need:* chapters 01 to 03. *Time:* about 80 minutes to read; the cells run in about 40 seconds on a CPU.
 
 # %%
 import matplotlib.pyplot as plt

@@ -12,7 +12,7 @@
 # 4. read a t-SNE picture with a number beside it;
 # 5. turn a claim into a difference with an interval and a verdict.
 #
-# *You need:* chapters 01 to 03 and 05, and what principal components are. *Time:* about 45 minutes to read; the cells run
+# *You need:* chapters 01 to 03 and 05, and what principal components are. *Time:* about 70 minutes to read; the cells run
 # in about 40 seconds on a CPU.
 
 # %%

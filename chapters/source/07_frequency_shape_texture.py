@@ -13,7 +13,7 @@
 # 4. measure a shape bias, and tell a cue that is not preferred from one that is not there;
 # 5. put claims of the paper to a test that may answer *inconclusive*.
 #
-# *You need:* chapters 01 to 04; what a Fourier transform does. *Time:* about 45 minutes to read; the cells run in about 45
+# *You need:* chapters 01 to 04; what a Fourier transform does. *Time:* about 75 minutes to read; the cells run in about 45
 # seconds on a CPU.
 
 # %%
