@@ -57,6 +57,18 @@ torch.set_num_threads(min(2, torch.get_num_threads()))  # more would not pay, an
 # train, beside a network that has learned nothing. Some hold, some do not show at so small a scale, and of some it turns
 # out that random weights do the same. Chapter 13 keeps the account, and chapter 12 says what the papers' scale takes.
 #
+# The network that this chapter builds, from left to right; the numbers on the right are the sections:
+#
+# ```text
+#   image ── cut into patches ── one matrix ──┐                                                        1
+#                                     CLS ────┴─ + positions ── tokens (B, 1 + N, D)                   4
+#
+#   tokens ── block 1 ── block 2 ── ··· ── block 12 ── LayerNorm ── CLS ── one matrix ── logits        6, 10
+#
+#      a block:   x ──┬── LayerNorm ── attention ──(+)──┬── LayerNorm ── MLP ──(+)── x                 2, 3, 5
+#                     └──────────────────────────────┘  └──────────────────────┘
+# ```
+#
 # ## 1. Patches: an image becomes a sentence
 #
 # `shapes` draws the images of this course: an object with a texture, before a ground with another, at four difficulties.

@@ -772,6 +772,13 @@ print(f"MoCo v3 with 50 labels ≈ {share:.0%}")
 # %% [markdown]
 # ## What to take away
 #
+# | you ask | yardstick | labels train | beware of |
+# |---|---|---|---|
+# | are alike images near each other? | k-NN | nothing | loud directions that are not the class |
+# | is the class there at all? | linear probe | one layer | how many labels it has, which token it reads |
+# | what can it become? | fine-tuning | everything | the luck of a training: points apart from seed to seed |
+# | what is where? | dense prediction | one layer, patch by patch | tasks that a threshold solves |
+#
 # - The control is the untrained network, and it is far above chance.
 # - k-NN asks what varies most, a linear probe what is there at all. SimMIM fails the first and passes the second: two loud
 #   directions, the brightness of the ground and the size of the object, drown the rest. Whitening brings it back.
