@@ -43,6 +43,7 @@ def check_half_life(half_life) -> str:
             "The new weight counts 1 - m; the old one counts m.": (math.log(0.5) / math.log(1 - m),),
             "The old weight does not lose the same amount at every step: after n steps it counts m to the power n.":
                 (0.5 / (1 - m),),
+            "log(2) / (1 - m) is near, if m is near 1; solve m to the power n = 1/2.": (math.log(2) / (1 - m),),
             "Divide the other way round: n = log(1/2) / log(m).": (math.log(m) / math.log(0.5),),
         }
         _numbers(half_life(m), (math.log(0.5) / math.log(m),), mistakes, f"For a momentum of {m}")

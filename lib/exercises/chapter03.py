@@ -53,6 +53,8 @@ def check_normalize_patches(normalize_patches) -> str:
         "Each patch has its own mean and variance; you take those of all patches together.": over_all,
         "Mean and variance run over the numbers of a patch (the last axis), not over the patches.":
             (patches - patches.mean(1, keepdim=True)) / (patches.var(1, keepdim=True) + 1e-6).sqrt(),
+        "Each patch has its own mean and variance; you take those of each image.":
+            (patches - patches.mean((1, 2), keepdim=True)) / (patches.var((1, 2), keepdim=True) + 1e-6).sqrt(),
         "You take the mean out, and do not divide by the deviation.": centred,
     }
     got = normalize_patches(patches.clone())

@@ -19,6 +19,9 @@ def check_knn_votes(knn_votes) -> str:
     near, far = cosine.topk(k).indices, (-cosine).topk(k).indices
     weights = (cosine[near] / temperature).exp()
     right, everyone = votes(weights, near), torch.arange(len(cosine))
+    once = torch.zeros(4)
+    for place, weight in zip(near, weights):                                       # the last of a class overwrites the others
+        once[labels[place]] = weight
     mistakes = {
         "Every neighbour counts the same here; weigh it with exp(cosine / temperature).": votes(torch.ones(k), near) / k,
         "The temperature is missing.": votes(cosine[near].softmax(0), near),
@@ -27,6 +30,9 @@ def check_knn_votes(knn_votes) -> str:
         "Those are the votes of all of the bank; only the k nearest vote.":
             votes((cosine / temperature).softmax(0), everyone),
         "You took the farthest; a large cosine is near.": votes((cosine[far] / temperature).softmax(0), far),
+        "A class gets the vote of one neighbour: `votes[labels] += w` adds once where a class occurs twice. Use index_add_.":
+            once / once.sum(),
+        "Take the labels of the nearest, labels[nearest], not the first k labels.": votes(weights, everyone[:k]) / weights.sum(),
         "The votes are right and do not sum to 1: divide by their sum.": right,
         "Add up the weights first; a softmax over the sums is something else.": right.softmax(0),
         "That is the class; the share of votes of every class was asked for.": right.argmax(),

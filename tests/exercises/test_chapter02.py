@@ -135,6 +135,7 @@ def test_a_right_answer_passes(name, answer, verdict):
     ("half_life", lambda m: -half_life(m), "A number of steps is positive"),
     ("half_life", lambda m: half_life(1 - m), "the old one counts m"),
     ("half_life", lambda m: 0.5 / (1 - m), "the same amount at every step"),
+    ("half_life", lambda m: math.log(2) / (1 - m), "is near, if m is near 1"),
     ("half_life", lambda m: math.log2(m) / math.log2(0.5), "the other way round"),
     ("nt_xent", without_length, "need length 1"),
     ("nt_xent", lambda a, b, t: loss(a, b, t, diagonal=None), "may not choose itself"),

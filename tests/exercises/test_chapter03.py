@@ -117,6 +117,7 @@ def test_a_right_answer_passes(name, answer, verdict):
     ("normalize_patches", lambda x: normalized(x, centre=0), "is not taken out"),
     ("normalize_patches", lambda x: normalized(x.flatten()).reshape(x.shape), "of all patches together"),
     ("normalize_patches", lambda x: normalized(x, dim=1), "not over the patches"),
+    ("normalize_patches", lambda x: normalized(x, dim=(1, 2)), "those of each image"),
     ("normalize_patches", lambda x: x - x.mean(-1, keepdim=True), "do not divide"),
     ("normalize_patches", lambda x: normalized(x, scale=torch.sqrt), "Add 1e-6 to the variance"),
     ("normalize_patches", lambda x: x.mean(-1), "the shape (2, 3, 12) was expected, and (2, 3) came"),

@@ -18,6 +18,12 @@ def votes_by_softmax(cosine, labels, classes, k, temperature):
     return (values[:k] / temperature).softmax(0) @ torch.eye(classes)[labels[nearest[:k]]]
 
 
+def votes_once(cosine, labels, classes, k, temperature):
+    votes, near = torch.zeros(classes), cosine.topk(k)
+    votes[labels[near.indices]] += (near.values / temperature).exp()
+    return votes / votes.sum()
+
+
 def whiten(vectors, others, keep):
     values, directions = torch.linalg.eigh(torch.cov(vectors.T, correction=0))     # the smallest first
     return (others - vectors.mean(0)) @ directions[:, -keep:] / values[-keep:].sqrt()
@@ -104,6 +110,8 @@ def paired_interval_of(difference, ends=(0.025, 0.975)):
     ("knn_votes", lambda c, y, n, k, t: knn_votes(c, y, n, k, t) * (c.topk(k).values / t).exp().sum(), "do not sum to 1"),
     ("knn_votes", lambda c, y, n, k, t: (knn_votes(c, y, n, k, t) * (c.topk(k).values / t).exp().sum()).softmax(0), "sums is"),
     ("knn_votes", lambda *a: knn_votes(*a).argmax(), "That is the class"),
+    ("knn_votes", votes_once, "Use index_add_"),
+    ("knn_votes", lambda c, l, n, k, t: knn_votes(c.sort(descending=True).values, l, n, k, t), "not the first k labels"),
     ("whiten", lambda x, y, k: whitened(x, y, k, mean=0), "Take the mean of the first"),
     ("whiten", lambda x, y, k: whitened(x, y, k, mean=y.mean(0)), "not of the second"),
     ("whiten", lambda x, y, k: whitened(y, y, k), "are those of the first argument"),
