@@ -32,7 +32,8 @@ def check_knn_votes(knn_votes) -> str:
         "You took the farthest; a large cosine is near.": votes((cosine[far] / temperature).softmax(0), far),
         "A class gets the vote of one neighbour: `votes[labels] += w` adds once where a class occurs twice. Use index_add_.":
             once / once.sum(),
-        "Take the labels of the nearest, labels[nearest], not the first k labels.": votes(weights, everyone[:k]) / weights.sum(),
+        "Take the labels of the nearest, labels[nearest], not the first k labels.":
+            votes(weights, everyone[:k]) / weights.sum(),
         "The votes are right and do not sum to 1: divide by their sum.": right,
         "Add up the weights first; a softmax over the sums is something else.": right.softmax(0),
         "That is the class; the share of votes of every class was asked for.": right.argmax(),
