@@ -40,8 +40,9 @@ def add_fields(parser: argparse.ArgumentParser, defaults) -> None:
                                 metavar=None if f.metadata.get("choices") else f.type.__name__.upper(), **settings)
 
 
-def end_on_sigterm(what: str) -> None:
-    """From now on SIGTERM writes one line and ends with 75: not done, worth starting again, as a cluster does.
+def end_early(what: str) -> None:
+    """From now on SIGTERM writes one line and ends with 75: not done, worth starting again, as a cluster does. Ctrl-C ends
+    with `interrupted`, until `main` begins.
 
     At once, for an exception may come where a thread holds a lock. Whoever calls this writes files whole or not at all.
     """
@@ -50,6 +51,12 @@ def end_on_sigterm(what: str) -> None:
         os._exit(os.EX_TEMPFAIL)
 
     signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, _end_at_once)
+
+
+def _end_at_once(*_) -> None:
+    os.write(2, b"\ninterrupted\n")
+    os._exit(130)
 
 
 def main(program: Callable[[], None]) -> None:
@@ -57,6 +64,8 @@ def main(program: Callable[[], None]) -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")                                   # a terminal that cannot show λ or ≈
+    if signal.getsignal(signal.SIGINT) is _end_at_once:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         program()
     except CourseError as error:

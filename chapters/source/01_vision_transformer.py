@@ -39,9 +39,10 @@ torch.set_num_threads(min(2, torch.get_num_threads()))  # more would not pay, an
 # ## What the course asks
 #
 # This chapter builds the network. All others ask one question of it: **what does a Vision Transformer learn when nobody
-# tells it a label?** There are two ways to train one without. *Contrastive learning* (CL) has it recognise an image in two
-# distorted views (chapter 02); *masked image modelling* (MIM) hides most of an image and has it fill in the rest (chapter
-# 03). Park et al. 2023 say that the two learn opposite things:
+# tells it a label?** There are two ways to train one without. *Contrastive learning* (CL) has it recognise an image in
+# two distorted views (chapter 02); *masked image modelling* (MIM) hides most of an image and has it fill in the rest
+# (chapter 03). Park et al. 2023 say that the two learn opposite things (words that you do not know yet are made from
+# nothing in the chapters on the right; a *token* is what becomes of a patch):
 #
 # | | contrastive (MoCo v3) | masked (SimMIM, MAE) | chapter |
 # |---|---|---|---|
@@ -71,7 +72,8 @@ torch.set_num_threads(min(2, torch.get_num_threads()))  # more would not pay, an
 #
 # ## 1. Patches: an image becomes a sentence
 #
-# `shapes` draws the images of this course: an object with a texture, before a ground with another, at four difficulties.
+# `shapes` draws the images of this course: an object with a texture, before a ground (a background) with another, at
+# four difficulties.
 
 # %%
 some = torch.arange(8, 15)
@@ -739,7 +741,8 @@ for name in ("vit_tiny", "vit_small", "vit_base", "vit_large"):
 # $$ \text{multiply-adds} = \underbrace{12\,N D^2}_{\text{matrices, each token alone}}
 #    + \underbrace{2\,N^2 D}_{q\cdot k\text{ and }A\,v,\text{ each pair of tokens}} . $$
 #
-# **Predict, then run.** In ViT-B/16 at 224 pixels ($N = 197$, $D = 768$), what share is the famous $N^2$: 4, 25 or 75 %?
+# **Predict, then run.** In ViT-B/16, the base size with patches of 16 pixels, at 224 pixels ($N = 197$, $D = 768$),
+# what share is the famous $N^2$: 4, 25 or 75 %?
 
 # %%
 tokens, dim = 197, 768

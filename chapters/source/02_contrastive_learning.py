@@ -33,8 +33,9 @@ torch.set_num_threads(min(2, torch.get_num_threads()));
 #
 # ## 1. Two views of one image
 #
-# Cover the labels and ask: which of these pictures show *the same thing*? Without labels the only pictures of which you can
-# be sure are two distorted copies of one image. They are called **views**.
+# Cover the labels and ask: which of these pictures show *the same thing*? Without labels the only pictures of which you
+# can be sure are two distorted copies of one image. They are called **views**. (What the library calls `keys` here are
+# random numbers that decide what happens to each image; the keys of section 2 are something else.)
 
 # %%
 world = Shapes("train", size=64, difficulty="medium")

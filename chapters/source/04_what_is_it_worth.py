@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 04 · What is a representation worth?
 #
-# **After this chapter you can say what a frozen network knows, with four yardsticks and their intervals, and why a network
-# that fails by one honest yardstick may do well by another.**
+# **After this chapter you can say what a frozen network knows, with four yardsticks (measures of quality) and their
+# intervals, and why a network that fails by one honest yardstick may do well by another.**
 #
 # You will be able to
 #

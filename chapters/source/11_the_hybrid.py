@@ -564,10 +564,11 @@ chapter11.check_beats_both(beats_both);
 #
 # No check stands behind this one: the answer is a measurement, and you make it.
 #
-# *Mix the networks instead of the losses.* `mixed` gives every weight of one network a share of the same weight of another.
-# SimMIM and MoCo v3 of one seed began with the same weights (chapter 05), so there is a straight way from one to the other.
-# **Predict** what k-NN reads half-way: more than both, something between, or nothing? And between the MoCo v3 of two seeds,
-# which began with other weights? Put the hybrid beside them.
+# *Mix the networks instead of the losses.* `mixed` gives every weight of one network a share of the same weight of
+# another. SimMIM and MoCo v3 of one seed began with the same weights (chapter 05), so there is a straight way from one
+# to the other. **Predict** what k-NN reads half-way: more than both, something between, or nothing? And between the
+# MoCo v3 of two seeds, which began with other weights (`zoo.trainings("mocov3")` names them)? Put the hybrid beside
+# them.
 
 # %%
 from lib.evaluation.features import extract
@@ -577,6 +578,7 @@ from lib.evaluation.neighbors import knn_accuracy
 def mixed(first, second, share):
     """A network of shapes whose weights are (1 - share) of the first network's and `share` of the second's."""
     network, other = zoo.load(first), zoo.load(second).state_dict()
+    assert set(network.state_dict()) ^ set(other) <= {"mask_token"}, f"{first} and {second} are not of one kind"
     network.load_state_dict({key: torch.lerp(x, other[key], share) if key in other else x
                              for key, x in network.state_dict().items()})
     return network

@@ -3,11 +3,15 @@
 A network is a run's folder, a checkpoint that ships ("shapes/mocov3"), an official one ("official:mocov3-vitb16") or "timm:"
 and a name. It is measured beside an untrained one of its kind, the negative control.
 """
+from lib import cli
+
+if __name__ == "__main__":                                         # now, since the imports below take seconds
+    cli.end_early("stopped; the same command begins again, and claims that were measured are kept")
+
 import shlex
 import sys
 from pathlib import Path
 
-from lib import cli
 from lib.analysis.claims import Lab, ledger
 from lib.analysis.curves import curves
 from lib.data import open_source
@@ -27,7 +31,8 @@ def write_curves(arguments: list[str]) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to run")
     parser.add_argument("--out", help="a JSON file to write")
     a = parser.parse_args(arguments)
-    check_out(a.out)
+    a.out = a.out and str(Path(a.out).expanduser())                # as a shell would read --out=~/x.json
+    check_out(a.out, "lib.analysis curves")
     subject, device = open_subject(a.network), pick_device(a.device)
     data, difficulty = a.data or subject.data, a.difficulty or subject.difficulty
     if data is None:
@@ -49,7 +54,8 @@ def write_claims(arguments: list[str]) -> None:
     parser.add_argument("--images", type=int, default=256, help="of the validation split, at least 64")
     parser.add_argument("--out", default=str(ledger.LEDGER), help="a JSON file to write; what else it holds stays")
     a = parser.parse_args(arguments)
-    check_out(a.out)
+    a.out = str(Path(a.out).expanduser()) if a.out else a.out
+    check_out(a.out, "lib.analysis claims")
     if Path(a.out).exists():
         ledger.written(Path(a.out))                                # told before the work, not after it
     lab, words = Lab(a.world, a.images), f"python -m lib.analysis {shlex.join(sys.argv[1:])}"

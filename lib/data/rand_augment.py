@@ -47,7 +47,7 @@ def invert(images: Tensor, level: Tensor, sign: Tensor) -> Tensor:
 
 
 def posterize(images: Tensor, level: Tensor, sign: Tensor) -> Tensor:
-    """4 bits of a value are kept at level 0, none at level 10."""
+    """4 bits of a value are kept at level 0, none at level 10 (where Pillow refuses)."""
     width = 2.0 ** (4 + (level / MOST * 4).floor())
     return images - images.remainder(_column(width))
 
@@ -146,8 +146,13 @@ def draw(keys: Tensor, magnitude: float) -> tuple[Tensor, Tensor, Tensor]:
 def rand_augment(images: Tensor, keys: Tensor, magnitude: float = 9.0) -> Tensor:
     """Images (B, 3, H, W), float in [0, 1], and keys (B,) int64 on the CPU -> the same kind; [0, 1] in 256 steps.
 
-    An image with the same key is changed in the same way in any batch. Raises CourseError for a magnitude outside 0 to 10.
+    An image with the same key is changed in the same way in any batch. Raises CourseError for a magnitude outside 0 to 10, and
+    for images or keys of another kind.
     """
+    kind = images.dtype == torch.float32 and images.ndim == 4 and images.shape[1] == 3 and min(images.shape[2:]) > 2
+    if not kind or keys.dtype != torch.int64 or keys.shape != images.shape[:1]:
+        raise CourseError("RandAugment takes float32 images (B, 3, H, W) of more than 2 pixels a side, from 0 to 1, and B "
+                          f"int64 keys, got {images.dtype} {tuple(images.shape)} and {keys.dtype} {tuple(keys.shape)}")
     if not 0 <= magnitude <= MOST:
         raise CourseError(f"the magnitude of RandAugment lies from 0 to {MOST:g}, got {magnitude}")
     images = (255 * images).round()

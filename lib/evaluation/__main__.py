@@ -11,7 +11,7 @@ last epoch that was finished.
 from lib import cli
 
 if __name__ == "__main__":                                         # now, since the imports below take seconds
-    cli.end_on_sigterm("stopped; the same command begins again, with --keep after the last epoch that was finished")
+    cli.end_early("stopped; the same command begins again, or goes on where --keep was given and an epoch was finished")
 
 import argparse
 import contextlib
@@ -269,6 +269,8 @@ def check(name: str, a: argparse.Namespace) -> None:
         raise CourseError(f"--crop is a share of the short side, from 0.01 to 1, got {a.crop}")
     if abs(getattr(a, "seed", 0)) >= 2**63:
         raise CourseError(f"--seed must fit into 64 bits, got {a.seed}")
+    if getattr(a, "val_images", 1) < 1:
+        raise CourseError(f"--val-images must be at least 1, got {a.val_images}")
     if name == "frozen" and not a.protocol:
         for flag, default in (("keep", None), ("seed", 0)):
             if getattr(a, flag) != default:
@@ -321,7 +323,7 @@ def evaluate(name: str, arguments: list[str]) -> None:
     for flag in ("out", "keep"):                                   # as a shell would read --out=~/x.json
         if getattr(a, flag, None):
             setattr(a, flag, str(Path(getattr(a, flag)).expanduser()))
-    check_out(a.out)
+    check_out(a.out, f"lib.evaluation {name}")
     check(name, a)
     if name == "dense":
         a.data = a.pairs or "shapes"
@@ -352,7 +354,7 @@ def evaluate(name: str, arguments: list[str]) -> None:
         show(kind, result[kind])
     result |= training | {"processes": distributed.world_size()}
     if a.out and not distributed.rank():
-        words = f"python -m lib.evaluation {shlex.join(sys.argv[1:])}"
+        words = f"python -m lib.evaluation {shlex.join([name, *arguments])}"
         write_report(a.out, result, command=words, seeds=[getattr(a, "seed", 0)], device=device)
     distributed.wait()                                             # a launcher ends all when the first one ends
 

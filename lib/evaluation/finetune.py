@@ -73,6 +73,9 @@ class FineTuneRecipe:
 
     def __post_init__(self):
         for f in fields(self):
+            value = getattr(self, f.name)
+            if f.type is not type(value) and not (f.type is float and type(value) is int):
+                raise CourseError(f"{f.name} must be {f.type.__name__}, got {value!r}")
             if not 0 <= getattr(self, f.name) < math.inf:
                 raise CourseError(f"{f.name} must not be negative or infinite, got {getattr(self, f.name)}")
         for name, low, high in (("epochs", 1, math.inf), ("batch_size", 1, math.inf), ("accumulate", 1, self.batch_size),
@@ -241,7 +244,7 @@ def _train(network: nn.Module, train, r: FineTuneRecipe, seed: int, device: torc
         return order_of(epoch)[place * r.batch_size:(place + 1) * r.batch_size][distributed.share(r.batch_size)]
 
     reading = Ahead(train, indices_of, steps, device)
-    about = {"recipe": asdict(r), "seed": seed, "images": f"{len(train)} of {train.name}/{train.split}"}
+    about = {"recipe": asdict(replace(r, accumulate=1)), "seed": seed, "images": f"{len(train)} of {train.name}/{train.split}"}
     about |= {"network": kept.fingerprint(network), "content": kept.fingerprint_of_images(train)} if keep else {}
 
     def load(state: dict) -> int:

@@ -61,8 +61,11 @@ def bootstrap_r2(predicted: Tensor, truth: Tensor, draws: int = 2000) -> list[fl
     return bootstrap_statistic(r_squared, predicted.cpu(), truth.cpu(), draws=draws)
 
 
-def check_out(out: str | None) -> None:
-    """Raises CourseError if a report cannot be written there: told before the work, not after it."""
+def check_out(out: str | None, what: str) -> None:
+    """Raises CourseError if a report cannot be written there, or would replace one of another kind: told before the work.
+
+    what: the module and the word that make such reports, "lib.evaluation dense".
+    """
     if out == "":
         raise CourseError("an empty name was given for --out; name a file")
     if out:
@@ -74,21 +77,26 @@ def check_out(out: str | None) -> None:
             raise CourseError(f"cannot write {out}: no permission to write in its folder; choose another --out")
         if Path(out).is_dir():
             raise CourseError(f"{out} is a folder; --out is the JSON file to write")
-        if os.path.lexists(out) and (not Path(out).is_file() or Path(out).suffix != ".json"):
-            raise CourseError(f"{out} is there already and is no .json file; choose another --out")
-        if Path(out).is_file() and not _is_report(Path(out)):
-            raise CourseError(f"{out} is there already and is no report, or a damaged one; choose another --out")
         if len(os.fsencode(Path(out).name)) > 200:
             raise CourseError(f"the name {Path(out).name[:30]}... is too long for a file; choose another --out")
+        if os.path.lexists(out) and (not Path(out).is_file() or Path(out).suffix != ".json"):
+            raise CourseError(f"{out} is there already and is no .json file; choose another --out")
+        if Path(out).suffix != ".json":
+            raise CourseError(f"--out is the JSON file to write, and its name ends in .json; got {out}")
+        if Path(out).is_file():
+            command = _command_of(Path(out))
+            if not command:
+                raise CourseError(f"{out} is there already and is no report, or a damaged one; choose another --out")
+            if not f"{command} ".startswith(f"python -m {what} "):
+                raise CourseError(f"{out} holds what {' '.join(command.split()[:4])} found; choose another --out")
 
 
-def _is_report(path: Path) -> bool:
-    """Whether a file may be replaced by another report."""
+def _command_of(path: Path) -> str:
+    """The command that a report comes from; nothing if the file is no report."""
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(found, dict) and "command" in found
+        return str(json.loads(path.read_text())["command"])
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        return ""
 
 
 def commit() -> str:

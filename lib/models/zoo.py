@@ -64,8 +64,8 @@ def names(world: str, folder: Path = FOLDER) -> list[str]:
 def trainings(name: str, world: str = "shapes", folder: Path = FOLDER) -> list[str]:
     """The names of all trainings of a network that ship, such as ["mocov3", "mocov3-seed1", "mocov3-seed2"], by seed.
 
-    They differ in the seed alone: first weights, views and masks, order of the images. Raises CourseError for a name that
-    does not ship.
+    They differ in the seed alone: first weights, views and masks, order of the images. name: that of the first one. Raises
+    CourseError for a name that does not ship.
     """
     _entry(name, world, folder)
     again = [key.split("/")[1] for key in others(folder) if key.startswith(f"{world}/{name}-seed")]

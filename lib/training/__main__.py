@@ -9,7 +9,7 @@ by SIGTERM before the training began.
 from lib import cli
 
 if __name__ == "__main__":                                                         # now, since the imports below take seconds
-    cli.end_on_sigterm("stopped before the training began; the same command begins again, and packing goes on where it was")
+    cli.end_early("stopped before the training began; the same command begins again, and packing goes on where it was")
 
 import argparse
 import os

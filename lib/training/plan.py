@@ -5,7 +5,7 @@ Memory and operations are counted in one step of that network, run on tensors th
 precision of a GPU. What no count can know, the utilisation that a GPU reaches and its price, is given by flags. Everything
 that is not exact is printed with ≈ before it.
 """
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 
 import torch
 from timm.models.vision_transformer import Block
@@ -22,8 +22,8 @@ from lib.models.vit import ViT
 from lib.objectives import Objective
 from lib.training.build import build
 from lib.training.memory import checkpoint_blocks
-from lib.training.recipes import DEPARTURES, Recipe, objective_of
-from lib.training.settings import option
+from lib.training.recipes import DEPARTURES, Recipe, objective_of, recipe
+from lib.training.settings import FREE, option
 
 CLASSES = {"shapes": len(SHAPES), "cifar10": 10, "imagenette": 10, "tiny-imagenet": 200, "imagenet": 1000}
 SLOWER = 15                            # times, of an H100 in fp32 and fp64 against bf16: 67 TFLOP/s on its data sheet, not 990
@@ -78,7 +78,8 @@ def plan(r: Recipe, given: Assumptions) -> Plan:
     """Count it. Raises CourseError where the batch does not divide, or the data are unknown and not there."""
     if r.batch_size % (given.gpus * r.accumulate):
         raise CourseError(f"a batch of {r.batch_size} does not divide over {given.gpus} GPUs"
-                          + (f" in {r.accumulate} parts" if r.accumulate > 1 else "") + "; change --batch-size or --gpus")
+                          + (f" in {r.accumulate} parts" if r.accumulate > 1 else "") + "; change --batch-size"
+                          + (", --accumulate" if r.accumulate > 1 else "") + " or --gpus")
     images, local = count_images(r), r.batch_size // given.gpus
     if images < r.batch_size:
         raise CourseError(f"a batch of {r.batch_size} needs as many images, {r.data} has {images}; lower --batch-size")
@@ -244,7 +245,16 @@ def show(r: Recipe, scale: str, given: Assumptions) -> str:
         stored = f"; views are cut from photographs stored as squares of {r.stored_size} pixels" if r.stored_size else ""
         huge = "; a published ViT-H has patches of 14 pixels" if (r.model, r.patch_size) == ("vit_huge", 16) else ""
         lines.append(f"departures  from the paper: {DEPARTURES[objective_of(r)]}{stored}{huge}")
+        if chosen := ", ".join(f"{name} {value!r}" for name, value in changed(r).items()):
+            lines.append(f"            and here: {chosen}")
     return "\n".join(lines)
+
+
+def changed(r: Recipe) -> dict:
+    """The fields in which it differs from its paper's recipe for the same model and batch, but for how a run is carried out."""
+    published = recipe(objective_of(r), "paper", model=r.model, batch_size=r.batch_size)
+    return {f.name: getattr(r, f.name) for f in fields(r)
+            if f.name not in FREE | {"seed", "precision", "classes"} and getattr(r, f.name) != getattr(published, f.name)}
 
 
 def optimiser(r: Recipe) -> str:

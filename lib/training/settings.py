@@ -1,6 +1,6 @@
 """What a recipe consists of: a dataclass for each objective, every field with its meaning and its bounds."""
 from dataclasses import dataclass, field, fields, replace
-from typing import ClassVar
+from typing import ClassVar, get_type_hints
 
 from lib.data.shapes import DIFFICULTIES
 from lib.data.views import (
@@ -110,14 +110,15 @@ class Recipe:
                                 "50 of each class where that is more; 0 for never")
 
     def __post_init__(self):
+        types = get_type_hints(type(self))                         # a user's own may be written as words, or be of other kinds
         for f in fields(self):
-            value = getattr(self, f.name)
-            if f.type is float and type(value) is int:
+            value, kind = getattr(self, f.name), types[f.name]
+            if kind is float and type(value) is int:
                 object.__setattr__(self, f.name, float(value))
-            elif type(value) is not f.type:
-                raise CourseError(f"{f.name} must be {f.type.__name__}, got {value!r}")
-            most = MOST.get(f.name, 10**9 if f.type is int else 1e30)
-            if f.type in (int, float) and f.name != "seed" and not 0 <= value <= most:
+            elif kind in (int, float, bool, str) and type(value) is not kind:
+                raise CourseError(f"{f.name} must be {kind.__name__}, got {value!r}")
+            most = MOST.get(f.name, 10**9 if kind is int else 1e30)
+            if kind in (int, float) and f.name != "seed" and not 0 <= value <= most:
                 raise CourseError(f"{f.name} must lie from 0 to {most:,}, got {str(value)[:40]}")
         for name in AT_LEAST_1:
             if getattr(self, name, 1) < 1:
@@ -140,6 +141,8 @@ class Recipe:
         # one spelling of each, since a run and its continuation are compared
         object.__setattr__(self, "leave_out", ",".join(name for name in CAN_BE_LEFT_OUT if name in self.left_out()))
         object.__setattr__(self, "start_from", self.start_from.rstrip("/") or self.start_from)
+        if self.pooling not in ("cls", "mean"):
+            raise CourseError(f"pooling must be cls or mean, got {self.pooling!r}")
         if abs(self.seed) >= 2**63:
             raise CourseError(f"seed must fit into 64 bits, got {str(self.seed)[:40]}")
         for f in fields(self):

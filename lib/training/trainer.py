@@ -277,7 +277,10 @@ class Trainer:
             if taken := OF_THE_LOG & logs.keys():
                 raise CourseError(f"the log has a {min(taken)!r} of its own; the objective must call its number otherwise")
             for name, value in ({"loss": loss} | logs).items():
-                means[name] = value.detach() / count + means.get(name, 0)
+                value = torch.as_tensor(value, device=self.device).detach()
+                if value.ndim:
+                    raise CourseError(f"the log takes scalars, and {name} has the shape {tuple(value.shape)}")
+                means[name] = value / count + means.get(name, 0)
         return means
 
     def run(self) -> None:

@@ -305,6 +305,17 @@ def test_trainings_are_not_lost_either(tmp_path, lab, three, monkeypatch):
     assert path.read_text() == before
 
 
+def test_fewer_images_do_not_replace_more(tmp_path, lab, three):
+    path = tmp_path / "claims.json"
+    list(ledger.measure(["park-1", "park-4"], lab, "command", path))
+    before = path.read_text()
+    fewer = Lab(lab.world, lab.images - 1)
+    said = rf"park-1 was measured on {lab.images} images, more than {lab.images - 1}, and .* keeps"
+    with pytest.raises(CourseError, match=said):
+        list(ledger.measure(["park-1"], fewer, "command", path))
+    assert path.read_text() == before
+
+
 def test_a_ledger_of_another_version_is_told_before_the_work(tmp_path, lab, three, monkeypatch, capsys):
     path = tmp_path / "claims.json"
     list(ledger.measure(["park-1"], lab, "command", path))

@@ -104,3 +104,11 @@ def test_two_in_a_row_are_done_one_after_the_other():
 def test_a_magnitude_beyond_the_scale_is_refused(magnitude):
     with pytest.raises(CourseError, match="the magnitude of RandAugment lies from 0 to 10"):
         ra.rand_augment(torch.rand(1, 3, 8, 8), random.combine(torch.arange(1)), magnitude)
+
+
+@pytest.mark.parametrize(("images", "keys"), [
+    (torch.rand(10, 3, 8, 8), 5), (torch.rand(2, 3, 2, 8), 2), (torch.rand(2, 1, 8, 8), 2),
+    (torch.rand(2, 3, 8, 8).double(), 2), (torch.ones(2, 3, 8, 8).byte(), 2)])
+def test_images_and_keys_of_another_kind_are_refused(images, keys):
+    with pytest.raises(CourseError, match=r"RandAugment takes float32 images \(B, 3, H, W\) .* got torch"):
+        ra.rand_augment(images, random.combine(torch.arange(keys)))

@@ -531,6 +531,14 @@ def test_a_state_of_another_call_is_refused(tmp_path):
         finetune(backbone(), TRAIN, VAL, r, device="cpu", keep=tmp_path / "file" / "state.pt")
 
 
+@pytest.mark.parametrize("changes", [dict(epochs=1.5), dict(epochs=True), dict(drop_path="0.1"), dict(bicubic=1)])
+def test_a_field_of_another_kind_is_named(changes):
+    name, value = next(iter(changes.items()))
+    with pytest.raises(CourseError, match=f"{name} must be (int|float|bool), got {value!r}"):
+        module.recipe("course", **changes)
+    assert module.recipe("course", drop_path=0).drop_path == 0
+
+
 def test_learning_rates_of_published_recipes_follow_the_batch():
     mae = RECIPES["mae"]
     half = module.recipe("mae", batch_size=mae.batch_size // 2, mixup=0.0)

@@ -16,6 +16,7 @@ from lib.evaluation.report import (
     bootstrap_mean,
     bootstrap_r2,
     bootstrap_statistic,
+    check_out,
     commit,
     put_between,
     r_squared,
@@ -84,6 +85,17 @@ def test_values_that_are_not_finite_are_named():
 
 
 # ---------------------------------------------------------------------------------------------------------------- the file
+
+def test_a_report_of_another_kind_is_not_replaced(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps({"command": "python -m lib.analysis claims"}))
+    check_out(str(path), "lib.analysis claims")
+    for other in ("lib.evaluation dense", "lib.analysis curves", "lib.analysis claim"):
+        with pytest.raises(CourseError, match=r"x.json holds what python -m lib.analysis claims found; choose another --out"):
+            check_out(str(path), other)
+    with pytest.raises(CourseError, match=r"its name ends in .json; got .*x.txt"):
+        check_out(str(tmp_path / "x.txt"), "lib.analysis claims")
+
 
 def write(path, result, device="cpu") -> None:
     write_report(path, result, command="python -m lib.evaluation x", seeds=[0, 1], device=device)

@@ -15,7 +15,7 @@ from lib.errors import CourseError
 from lib.evaluation.__main__ import check, parse
 
 ROOT = Path(__file__).resolve().parents[2]
-SAID = "stopped; the same command begins again, with --keep after the last epoch that was finished"
+SAID = "stopped; the same command begins again, or goes on where --keep was given and an epoch was finished"
 
 
 @pytest.mark.parametrize(("words", "state"), [

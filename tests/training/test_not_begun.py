@@ -18,13 +18,23 @@ def environment(*folders: Path, **more: str) -> dict:
 
 @pytest.mark.parametrize(("words", "said"), [(["lib.training", "mae", "--out", "run"], SAID),
                                               (["lib.evaluation", "frozen", "run"], "stopped; the same command begins again, "
-                                               "with --keep after the last epoch that was finished")])
+                                               "or goes on where --keep was given and an epoch was finished"),
+                                              (["lib.analysis", "claims"], "stopped; the same command begins again, and "
+                                               "claims that were measured are kept")])
 def test_while_modules_are_imported(tmp_path, words, said):
     """A stand-in for torch, the first slow import, that is sent the signal."""
     (tmp_path / "torch.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(60)\n")
     done = subprocess.run([sys.executable, "-m", *words], env=environment(tmp_path), cwd=tmp_path, timeout=60,
                           capture_output=True, text=True)
     assert (done.returncode, done.stderr.strip()) == (os.EX_TEMPFAIL, said), done.stderr
+
+
+@pytest.mark.parametrize("words", [["lib.training", "mae"], ["lib.evaluation", "run"], ["lib.analysis", "claims"]])
+def test_interrupted_while_modules_are_imported(tmp_path, words):
+    (tmp_path / "torch.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n")
+    done = subprocess.run([sys.executable, "-m", *words], env=environment(tmp_path), cwd=tmp_path, timeout=60,
+                          capture_output=True, text=True)
+    assert (done.returncode, done.stderr.strip()) == (130, "interrupted"), done.stderr
 
 
 def test_while_images_are_packed(tmp_path):

@@ -85,6 +85,32 @@ def test_settings_of_ones_own_are_part_of_a_run(source, tmp_path):
         from_description(described)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Various(Recipe):
+    weight: float | None = None
+    sizes: tuple[int, ...] = (1, 2)
+    power: "float" = 2
+
+
+def test_settings_may_be_of_any_kind():
+    r = Various(**TINY)
+    assert (r.weight, r.sizes, r.power) == (None, (1, 2), 2.0) and type(r.power) is float
+    with pytest.raises(CourseError, match="power must be float, got 'two'"):
+        Various(**TINY, power="two")
+    with pytest.raises(CourseError, match="pooling must be cls or mean, got 'max'"):
+        Mine(**TINY, pooling="max")
+
+
+def test_a_log_may_hold_plain_numbers(source):
+    plain = type("Plain", (Brightness,), {"loss": lambda self, batch: (self.reader.weight.sum(), {"x": 1.5})})
+    trainer = Trainer(Recipe(**TINY | {"epochs": 1}), source, make=plain)
+    trainer.run()
+    assert [line["x"] for line in trainer.history if "x" in line] and all(line.get("x", 1.5) == 1.5 for line in trainer.history)
+    several = type("Several", (Brightness,), {"loss": lambda self, batch: (self.reader.weight.sum(), {"x": torch.ones(4)})})
+    with pytest.raises(CourseError, match=r"the log takes scalars, and x has the shape \(4,\)"):
+        Trainer(Recipe(**TINY), source, make=several).run()
+
+
 class Bare(Objective):
     """Without a backbone."""
 

@@ -58,6 +58,10 @@ def test_every_published_recipe_has_a_plan(objective):
     assert f"{p.steps:,} of {r.batch_size:,} images" in text and "cost" not in text and "assumed, not measured" in text
     assert f"departures  from the paper: {DEPARTURES[objective]}" in text
     assert "departures" not in show(tiny(objective), "smoke", Assumptions(gpus=8))
+    published = recipe(objective, "paper", model="vit_small", batch_size=512, device="cpu", seed=3)
+    assert "and here" not in show(published, "paper", Assumptions(gpus=8))
+    other = show(replace(published, drop_path=0.25, leave_out="flip"), "paper", Assumptions(gpus=8))
+    assert "            and here: drop_path 0.25, leave_out 'flip'" in other.splitlines()
     assert all("≈" in line for line in text.splitlines() if line.startswith(("memory", "work", "time")))
 
 

@@ -30,14 +30,18 @@ def chosen(ids: Iterable[str], world: str) -> list[str]:
     if strange or not known:
         raise CourseError(f"there is no claim {strange[0]!r} in world {world!r}; there are {', '.join(known)}" if known else
                           f"no claim is measured in world {world!r}")
-    return list(ids) or known
+    return list(dict.fromkeys(ids)) or known
 
 
 def measure(ids: list[str], lab: Lab, command: str, path: Path = LEDGER) -> Iterator[dict]:
     """Measure claims one after the other, write each at once, and yield it. What else the file holds stays.
 
-    Raises CourseError where something is missing that a claim was once measured with: what was measured stays.
+    Raises CourseError where something is missing that a claim was once measured with, or images: what was measured stays.
     """
+    for entry in written(path) if path.exists() else []:
+        if entry["id"] in ids and entry["world"] == lab.world and entry.get("images", 0) > lab.images:
+            raise CourseError(f"{entry['id']} was measured on {entry['images']} images, more than {lab.images}, and {path} "
+                              "keeps that; to put this elsewhere give --out")
     for id in ids:
         new = measured(CLAIMS[id], lab) | {"command": command}
         known = {(entry["id"], entry["world"]): entry for entry in (written(path) if path.exists() else [])}
@@ -67,8 +71,8 @@ def written(path: Path = LEDGER) -> list[dict]:
     except (ValueError, KeyError, TypeError):
         whole = False
     if not whole:
-        raise CourseError(f"{path} is no ledger of this version, or a damaged one; delete it, and python -m lib.analysis "
-                          "claims writes it anew")
+        raise CourseError(f"{path} is no ledger of this version, or a damaged one; choose another --out, or delete it, "
+                          "and python -m lib.analysis claims writes it anew")
     return found
 
 
