@@ -30,9 +30,10 @@ torch.set_num_threads(min(2, torch.get_num_threads()));
 # %% [markdown]
 # Numbers after the sign ≈ come from trained networks; their last digits may differ between processors.
 #
-# Shekhar et al. (2023) set two families beside each other. **Joint-embedding** objectives ask that two views of an image
-# get the same code: MoCo v3 and DINO. **Reconstructive** ones ask for what was hidden: SimMIM and MAE. Beside them stand a
-# supervised network and an untrained one. How much training each had matters in this chapter, so look at that first:
+# Shekhar et al. (2023) set two families beside each other. **Joint-embedding** objectives ask that two views of an
+# image get the same code: MoCo v3 and DINO. **Reconstructive** ones ask for what was hidden: MAE, to which we add
+# SimMIM. Beside them stand a supervised network and an untrained one. How much training each had matters in this
+# chapter, so look at that first:
 
 # %%
 names = {"supervised": "supervised", "mocov3": "MoCo v3", "dino": "DINO", "simmim": "SimMIM", "mae": "MAE",
@@ -137,8 +138,9 @@ plots.show(figure, alt="Four heat maps of CKA between parts of two networks: the
 
 # %% [markdown]
 # The two that share nothing; and next to them MoCo v3 with MAE, one of each family. Stripes cross the maps, the same in
-# every block, darkest in MoCo v3 beside MAE. Which part of a block are they? Point at one, or use the arrow keys: all four
-# maps say what that pair of parts has. (Without a kernel you see a still picture.)
+# every block, darkest in MoCo v3 beside MAE, where they run only across: some part of MoCo v3's blocks is like nothing
+# in MAE. Which part of a block are they? Point at one, or use the arrow keys: all four maps say what that pair of parts
+# has. (Without a kernel you see a still picture.)
 
 # %%
 from lib.viz.heatmap import HeatMaps
@@ -278,8 +280,9 @@ for kind, row, error in zip(kinds, value.T, wide.T):
     print(kind.ljust(28), *(f"≈ {v:+.2f} ± {e:.2f}".rjust(16) for v, e in zip(row, error)))
 
 # %% [markdown]
-# The second row is worth a second look. Two networks that both reconstruct have CKA to show as they are, and none to speak
-# of without the pixels: "reconstructive" is one word for two different late halves. Why, these numbers do not say.
+# The second row is worth a second look. Two networks that both reconstruct have CKA to show as they are, and little
+# without the pixels, no more than either has with MoCo v3: "reconstructive" is one word for two different late halves.
+# Why, these numbers do not say.
 #
 # ### The objective, or how much was learned?
 #
@@ -315,7 +318,8 @@ for batch, found in zip(batches, ends):
 starts = {"MoCo v3 twice": [("mocov3", "again")],
           "MoCo v3 and DINO": [("mocov3", "dino")], "... from another start": [("again", "dino")],
           "MoCo v3 and SimMIM, MAE": [("mocov3", "simmim"), ("mocov3", "mae")],
-          "... from another start ": [("again", "simmim"), ("again", "mae")]}
+          "... from another start ": [("again", "simmim"), ("again", "mae")],
+          "one of each, another start": [("again", "simmim"), ("again", "mae"), ("dino", "simmim"), ("dino", "mae")]}
 start_kinds = {name: (pairs, None, None) for name, pairs in starts.items()}
 started = leave_out(lambda some, kinds=start_kinds: late_cka(some, kinds), ends)
 value, wide = jackknife(started)  # (looks, pairs)
@@ -336,9 +340,10 @@ for name, words in {"mocov3": "MoCo v3", "again": "MoCo v3 again", "dino": "DINO
     print(f"{words:>13}, without pixels: with the weights of seed 0 ≈ {own:+.2f}, with other random weights ≈ {other:+.2f}")
 
 # %% [markdown]
-# It is not the start: DINO is as much like random weights that it never had as like its own. What DINO and the first MoCo v3
-# share is what *all* random networks share; the second MoCo v3 has shed nearly all of it, with the same recipe. So the family
-# of the middle panel hung on one training, and no interval over images or minibatches could have said so.
+# It is not the start: DINO is as much like random weights that it never had as like its own. What DINO shares with the
+# first MoCo v3 and *not* with the second is mostly what all random networks share; the second has shed nearly all of
+# it, with the same recipe. So MoCo v3's lead beside DINO hung on one training, and no interval over images or
+# minibatches could have said so.
 #
 # So take all trainings that there are: MoCo v3, SimMIM, MAE and DINO from three starts each, the same three for all of
 # them. Every pair is a dot.
@@ -377,13 +382,14 @@ print("DINO, random weights, without pixels:", *(f"≈ {dot:+.2f}" for dot in do
 plots.show(figure, alt="Likeness of every pair as a dot: trainings of one objective are most alike, MoCo v3 lies beside DINO about where it lies beside MAE.")
 
 # %% [markdown]
-# **Trainings of one objective are far more alike than any two objectives**: without the pixels .7 and more, against .4 at
-# most. So much an objective decides. (DINO's three are the most alike of all, .94 and more; but then each of them is mostly
-# like random weights, and these are like each other.) **A family does not show from MoCo v3's side**: beside DINO its
-# three trainings lie about where they lie beside MAE. From DINO's side every MoCo v3 is nearer than any masked network,
-# in all nine pairs; whether by what it asks for or by what it never learned, a DINO that learned little cannot say. The
-# two masked objectives are as far from each other as each is from MoCo v3. Of two different objectives MoCo v3 and MAE are
-# the most alike as they are, because both keep the pixels (section 1); without these, that too is gone.
+# **Trainings of one objective are far more alike than any two objectives**: without the pixels .7 and more, against .43
+# at most. So much an objective decides. (DINO's three are the most alike of all, .94 and more. Each of them is mostly
+# like random weights, and these are like each other; but with a random network taken out they keep .83, so DINO too
+# learned something of its own.) **A family does not show from MoCo v3's side**: beside DINO its three trainings lie
+# about where they lie beside MAE. From DINO's side every MoCo v3 is nearer than any masked network, in all nine pairs;
+# whether by what it asks for or by what it never learned, a DINO that learned little cannot say. The two masked
+# objectives are as far from each other as each is from MoCo v3. Of two different objectives MoCo v3 and MAE are the
+# most alike as they are, because both keep the pixels (section 1); without these, that too is gone.
 #
 # ## 3. Which part of a block?
 #
@@ -406,12 +412,12 @@ axes[1].set_xticks(range(8), steps.values(), rotation=30, ha="right")
 plots.show(figure, alt="Two tables of CKA by kind of pair and part of a block, as it is and without pixels and a random network.")
 
 # %% [markdown]
-# The turn-about does not show here. The norm and the queries, keys and values agree *more* than the MLP's
-# first layer in **every** kind of pair, with the pixels and without: a norm reads the residual stream, which changes
-# little from block to block, and these three are linear in it. What sets the kinds apart is what attention *writes*,
-# heads and projection. There the two joint-embedding networks agree most of all (the first MoCo v3; section 2); of the
-# self-supervised pairs, one of each agrees least. The paper's networks are eight times as wide, were trained to the end,
-# and on photographs.
+# The turn-about does not show here. The norm and the queries, keys and values agree *more* than the MLP's first layer
+# in **every** kind of pair, with the pixels and without. (Why, this does not say: the MLP's first layer is linear in a
+# norm of the same stream, as queries, keys and values are.) What sets the kinds apart is what attention *writes*, heads
+# and projection. There the two joint-embedding networks agree most of all (the first MoCo v3; section 2); of the
+# self-supervised pairs, one of each agrees least. The paper's networks are eight times as wide, were trained to the
+# end, and on photographs.
 #
 # ### On photographs
 #
@@ -444,12 +450,12 @@ axis.legend(loc="lower right")
 plots.show(figure, alt="Three differences in two worlds: on shapes all lie left of 0, on photographs two lie right of it.")
 
 # %% [markdown]
-# They do. In blocks 5 to 7, where the paper's gap is widest, **its sign shows on photographs**, at a twelfth of its size:
-# the MLP's first layer of MoCo v3 and MAE agrees more than what attention reads, and a network with random weights in
-# MoCo v3's place has the opposite. Over all blocks it is not told apart from nothing. Whether the world did it or the
-# training (MoCo v3 came less far on photographs), two networks cannot say. The first row is another matter: random
-# weights lie further to the right than MoCo v3, in both worlds. That a network is more like DINO than like MAE says
-# little about its objective as long as random weights are so by more.
+# They do. In blocks 5 to 7, where the paper's gap is widest, **its sign shows on photographs**, at a thirteenth of its
+# size: the MLP's first layer of MoCo v3 and MAE agrees more than what attention reads, and a network with random
+# weights in MoCo v3's place has the opposite. Over all blocks it is not told apart from nothing. Whether the world did
+# it or the training (MoCo v3 came less far on photographs), two networks cannot say. The first row is another matter:
+# random weights lie further to the right than MoCo v3, in both worlds. That a network is more like DINO than like MAE
+# says little about its objective as long as random weights are so by more.
 #
 # ## 4. Where can the class be read?
 #
@@ -504,8 +510,9 @@ plots.show(figure, alt="Accuracy by depth from CLS, mean and single patches: sup
 # often as that class comes up. The patches tell little. From block 2 on every network is above the untrained one, from
 # CLS. From CLS, MoCo v3 and MAE are about level and well ahead of SimMIM and DINO; from the patches, MAE is far ahead
 # of the other self-supervised networks. So the paper's finding that the class lies closer to the surface in
-# joint-embedding networks **does not show at this scale**: MoCo v3 keeps up with MAE, from CLS alone, on half its steps
-# (which cost several times as much, chapter 12), and DINO is behind SimMIM.
+# joint-embedding networks **does not show at this scale**: MoCo v3 keeps up with MAE, from CLS alone, and with four
+# times the compute (chapter 12). DINO and SimMIM change places with the probe: by k-NN DINO is ahead by 20 points
+# (chapter 04), with ten labels a class it is not.
 #
 # Where does CLS know more than the mean? Image by image, with intervals:
 
@@ -566,8 +573,9 @@ for name in names:
 # | supervised | yes | brightness, contrast | no | through the label |
 # | SimMIM, MAE | yes | no | no | no |
 #
-# Of an image $x$ and what a transform $T$ makes of it, the mean patch token gives the cosine $c = \cos(f(x), f(Tx))$. All
-# images may have much the same code, so set it against other images, $c_0 = \cos(f(x), f(Tx'))$:
+# Of images $x$ and what a transform $T$ makes of them, the mean patch token gives the mean cosine $c$ of $f(x)$ and
+# $f(Tx)$. All images may have much the same code, so set it against other images, with $c_0$ the mean cosine of $f(x)$
+# and $f(Tx')$:
 #
 # $$ \text{invariance} = \frac{c - c_0}{1 - c_0} $$
 #
@@ -728,10 +736,11 @@ for a, b in [("mocov3", "dino"), ("mocov3", "simmim"), ("mocov3", "mae"), ("dino
           f"F1 ≈ {prediction_f1(scores[a].argmax(1), scores[b].argmax(1)):.2f}")
 
 # %% [markdown]
-# All intervals are wide with 200 images. The highest value belongs to MoCo v3 and MAE, one of each family; but these two
-# are also nearly level in accuracy, and two probes of unlike accuracy cannot be right together often. Error consistency
-# takes luck out, not that ceiling. As a share of it, MoCo v3 and DINO come to most; but DINO and MAE, one of each, come to
-# more than SimMIM and MAE, one family: with intervals this wide no finding. F1, which the paper reports, rises with
+# All intervals are wide with 200 images. The highest value belongs to MoCo v3 and MAE, one of each family; but these
+# two are also nearly level in accuracy, and two probes of unlike accuracy cannot be right together often. Error
+# consistency takes luck out, not that ceiling. As a share of it, MoCo v3 and DINO come to most; but DINO and MAE, one
+# of each, come to more than SimMIM and MAE, one family: with intervals this wide no finding. F1, which the paper
+# reports (one probe's answers are taken for the truth and the other's for predictions, mean over classes), rises with
 # accuracy itself, so it cannot be compared across pairs of unlike quality either.
 #
 # ## 7. What do a few labels change?
@@ -835,7 +844,7 @@ def over_images(values):
 text = "late blocks: both joint-embedding are more alike than one of each"
 looked = ("", ", without pixels", ", without pixels and random")
 rows = [(text + title, *over_minibatches(late[:, look, 0] - late[:, look, 2])) for look, title in enumerate(looked)]
-rows += [("... MoCo v3 from another start" + title, *over_minibatches(started[:, look, 2] - started[:, look, 4]))
+rows += [("... MoCo v3 from another start" + title, *over_minibatches(started[:, look, 2] - started[:, look, 5]))
          for look, title in enumerate(looked)]
 
 # %%
@@ -884,15 +893,15 @@ for text, value, low, high in rows:
 # Intervals are over images or minibatches, for **one network of each kind**; another seed of training may move a difference
 # by more.
 #
-# What holds of the papers' picture: joint-embedding networks are more invariant to brightness, blur and flips than masked
-# networks (to blur not more than random weights); their probes rank classes more alike; MoCo v3's CLS tells the class
-# better than its patches (three times, by amounts that differ too much for a verdict over trainings). What the controls
-# take back: that the two joint-embedding networks are more alike in late blocks than one of each is supported as they are
-# and without pixels, and **with another training of MoCo v3 not once**; joint-embedding networks are more invariant to a
-# quarter turn as well, which nobody asked for, so "invariant to its views" is not all there is to it; and that they agree
-# more on an image than class by class, these images do not show. What does not show at this scale: on shapes the part of
-# the block in which the families differ, the lead of joint-embedding networks with ten labels a class, and that a few
-# labels bring MAE nearer to MoCo v3.
+# What holds of the papers' picture: joint-embedding networks are more invariant to brightness, blur and flips than
+# masked networks (to blur not more than random weights); their probes rank classes more alike; MoCo v3's CLS tells the
+# class better than its patches (three times, by amounts that differ too much for a verdict over trainings). What the
+# controls take back: the two joint-embedding networks are more alike in late blocks than all four mixed pairs, as they
+# are and without pixels, with either training of MoCo v3; **once a random network is taken out too, with neither**.
+# Joint-embedding networks are more invariant to a quarter turn as well, which nobody asked for, so "invariant to its
+# views" is not all there is to it; and that they agree more on an image than class by class, these images do not show.
+# What does not show at this scale: on shapes the part of the block in which the families differ, the lead of
+# joint-embedding networks with ten labels a class, and that a few labels bring MAE nearer to MoCo v3.
 #
 # What the paper says of MoCo v3, DINO and MAE was put to three trainings of each (chapter 13, on images of its own):
 
@@ -912,14 +921,15 @@ display(Markdown(ledger.over_trainings([entries[id] for id in claimed])))
 #   DINO is like MAE, and ranks classes more as DINO does than as MAE. But its *predictions* agree less with DINO's than with
 #   MAE's, by 21 points, and layer by layer it is not more like DINO than like MAE (all three times a little less): who is
 #   near DINO depends on DINO, which learned little.
-# - Of MoCo v3 and MAE: norm and QKV are less alike in blocks 5 to 7 than at the beginning; the MLP's first layer is *not*
-#   more alike than they are, there and over all blocks, against the paper, and stays above .5 through block 10; MoCo v3
-#   gathers more in CLS than MAE does; and fine-tuning MAE brings the two together more than fine-tuning MoCo v3 does.
+# - Of MoCo v3 and MAE: norm and QKV are less alike in blocks 5 to 7 than at the beginning; the MLP's first layer is
+#   *not* more alike than they are, there and over all blocks, against the paper, and stays above .5 through block 10;
+#   MoCo v3 gathers more in CLS than MAE does; and fine-tuning MoCo v3 leaves the two less alike than fine-tuning MAE
+#   does (neither brings them together; on photographs it is the other way round).
 #
-# Random weights in MoCo v3's place show nearly all of this too: they part from DINO in the last blocks, they are more like
-# DINO than MAE is (by more than MoCo v3), norm and QKV come out as they do, and the MLP's first layer stays above .5, if
-# lower each time. Where fine-tuning and the classes are concerned their own scatter leaves it open. **That CLS gathers
-# more, they do not show.**
+# Random weights in MoCo v3's place show nearly all of this too: they part from DINO in the last blocks, they are more
+# like DINO than MAE is (by more than MoCo v3), and norm and QKV come out as they do; whether the MLP's first layer
+# stays above .5 is open for them. Their predictions, too, agree less with DINO's than with MAE's (by 7 points, not 21).
+# For rankings and for fine-tuning their own scatter leaves it open. **That CLS gathers more, they do not show.**
 #
 # ## Exercises
 #
@@ -955,8 +965,9 @@ chapter10.check_partial(partial);
 # %% [markdown]
 # ### Exercise 2 · ★★☆ · 10 minutes
 #
-# Write `invariance(features, transformed)`: features (n, D) of n images and of the same images transformed → one number,
-# the mean cosine of an image with its own transform, set against the mean cosine with the transforms of all *other* images.
+# Write `invariance(features, transformed)`: features (n, D) of n images and of the same images transformed → one
+# number, $(c - c_0) / (1 - c_0)$, where $c$ is the mean cosine of an image with its own transform and $c_0$ the mean
+# cosine with the transforms of all *other* images: means first, the ratio last.
 #
 # *Hint:* all cosines at once are one product of two normalised matrices. Which of its entries belong to pairs?
 #
@@ -1096,9 +1107,9 @@ print(f"a turned copy: {explained(one, one @ turn, another, another @ turn):.2f}
 # - Unbiased CKA says how alike two networks arrange images. Before you read it, know what two random networks get: here,
 #   nearly 1.
 # - CKA is a cosine, so what pixels or a random network explain can be taken out. What is left is the networks' own.
-# - Two trainings of one objective say how alike "alike" can be, and whether a likeness to others is the objective's: MoCo v3
-#   and DINO looked like a family, by what random networks have too; a second MoCo v3 did not.
-# - Without pixels, SimMIM and MAE are not like each other.
+# - Two trainings of one objective say how alike "alike" can be, and whether a likeness to others is the objective's:
+#   MoCo v3 and DINO look like a family until what random networks have is taken out; then no training shows it.
+# - Without pixels, SimMIM and MAE are no more alike than either is like MoCo v3.
 # - "Learned little" and "trained jointly" look alike. A comparison of objectives needs networks that were trained equally
 #   well.
 # - Where the class lies depends on the objective: MoCo v3 has more of it in CLS than in the patches, MAE as much in both.

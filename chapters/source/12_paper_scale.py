@@ -474,8 +474,10 @@ for use, size in planned.memory.items():
 # block and computes the rest again; `--accumulate 4` takes the images of a step in four parts (not with MoCo v3: section 6
 # says why). `--shard` spreads weights and optimiser over the GPUs, which pays where *they* are large, beyond ViT-L.
 #
-# Last, a number that no count can give: how many FLOP a second a GPU *delivers* in such a training, data, views and waiting
-# included. The dry run **assumes** a share of what a data sheet promises. Put in your own, from section 7:
+# Last, a number that no count can give: how many FLOP a second a GPU *delivers* in such a training, data, views and
+# waiting included. The dry run **assumes** a share of what a data sheet promises. Put in your own from section 7: the
+# utilisation, and with it the *measured* rate as `--tflops`. (Published trainings of small ViTs report from 5 to 23 %
+# of the data sheet, so read the hours as a lower bound.)
 
 # %%
 delivered = given.tflops * 1e12 * given.utilisation  # FLOP a second
@@ -532,7 +534,8 @@ def masked(network, batch, part):
 print({n: f"below 1e-12: {difference(masked, simmim, masked_batch, n) < 1e-12}" for n in (2, 4, 16)})
 
 # %% [markdown]
-# The mean of gradients is the gradient of the mean, to the last digits.
+# The mean of gradients is the gradient of the mean, to the last digits, as long as every process holds as many images
+# and masks as many patches.
 #
 # Now contrastive learning. In InfoNCE the other images of the batch are what an image is told apart from. Two views each of
 # 128 images, and what MoCo v3 of the course says of them (its CLS tokens):
@@ -573,10 +576,10 @@ plots.show(figure, alt="Share of queries that find their key falls as a process 
 # Easier, with every step to the left. A GPU that keeps to itself has an easier task the fewer images it holds, and InfoNCE
 # learns from the hard ones. The same recipe on more GPUs would be another recipe.
 #
-# So MoCo v3 *gathers*: each process sends its keys to all others, and every query is compared with the keys of the whole
-# batch. Keys carry no gradient, so nothing need come back. Each of the five functions below is the loss of one process, for
-# a head on these CLS tokens: own keys, gathered keys; and then a head with batch normalisation, which MoCo v3 has, over its
-# own share or over the whole batch.
+# So MoCo v3 *gathers*: each process sends its keys to all others, and every query is compared with the keys of the
+# whole batch. Keys carry no gradient, so nothing need come back. Each of the four functions below is the loss of one
+# process, for a head on these CLS tokens: own keys, gathered keys; and then a head with batch normalisation, which MoCo
+# v3 has, over its own share or over the whole batch.
 
 # %%
 def own_keys(head, batch, part):
@@ -588,7 +591,7 @@ def gathered_keys(head, batch, part):
 
 
 def own_statistics(head, batch, part):
-    keys = head(batch["view2"]).detach()
+    keys = torch.cat([head(share) for share in batch["view2"].split(len(part))]).detach()
     return contrast(head(batch["view1"][part]), keys, part[0])
 
 
@@ -649,8 +652,9 @@ for objective in ("mocov3", "simmim", "mae"):
 # backward, optimiser.
 #
 # And set it beside what the machine can do. **Model-FLOP utilisation** (MFU) is the FLOP that the formula of section 5
-# asks for, a second, divided by the machine's rate of plain matrix products. Measure both in one go. Below, the
-# course's SimMIM on a CPU, in seconds of processor time (of all cores together), so that other programs do not count.
+# asks for, a second, divided by the machine's rate of plain matrix products. (The literature often divides by the data
+# sheet's rate, which no product reaches, and finds less.) Measure both in one go. Below, the course's SimMIM on a CPU,
+# in seconds of processor time (of all cores together), so that other programs do not count.
 
 # %%
 import time

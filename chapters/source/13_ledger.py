@@ -46,7 +46,9 @@ for field in ("paper", "figure", "statement", "metric", "expected", "networks", 
 # a 95 % interval. The margin is 0 unless one was read off the authors' figures or set from them ("below .03", "by ten
 # points").
 #
-# **Predict, then run.** Here are five made-up intervals and a margin, the dashed line. Which verdict does each get?
+# **Predict, then run.** Here are five made-up intervals and a margin, the dashed line. All of an interval above the
+# margin is *supported*, all below *not supported*, and with the margin within it *inconclusive*. Which verdict does
+# each get?
 
 # %%
 made_up = [Check(name, (low + high) / 2, low, high, margin=0.1) for name, low, high in (
@@ -96,12 +98,12 @@ for name in lab.shipped:
 #
 # ## 2. The whole ledger
 #
-# All claims but two were put to three trainings of each network (section 3; raghu-8 to eight small ones of its own,
-# park-11 to one at each of two sizes), and an interval is over all that there are. Quantities differ, pixels here and
-# accuracies there, so the picture shows each check in units of **its own uncertainty**: how many half widths of its
-# interval lie between the value and the margin. Right of 1 a check is supported, left of -1 it is not, and in the grey
-# band it is open. A small grey diamond is the same check with an **untrained network** in the place of one of the
-# trained ones, mostly the first (in raghu-16 and park-11, of all).
+# All claims that can be measured here, but two, were put to three trainings of each network (section 3; raghu-8 to
+# eight small ones of its own, park-11 to one at each of two sizes), and an interval is over all that there are.
+# Quantities differ, pixels here and accuracies there, so the picture shows each check in units of **its own
+# uncertainty**: how many half widths of its interval lie between the value and the margin. Right of 1 a check is
+# supported, left of -1 it is not, and in the grey band it is open. A small grey diamond is the same check with an
+# **untrained network** in the place of one of the trained ones, mostly the first (in raghu-16 and park-11, of all).
 
 # %%
 worlds = {world: ledger.of_world(ledger.written(), world) for world in ("shapes", "imagenette")}
@@ -169,8 +171,9 @@ plots.show(figure, alt="A row for each claim of Shekhar et al. 2023, its checks 
 # grey verdict. A row without dots waits for a measurement, or cannot be measured here.
 #
 # One dot lies more than ten half widths from the margin (raghu-7). Do not read that as "large effect": with the same
-# images shown to both networks, tiny differences are far from 0. It says that *other images* would not change the
-# verdict. Another training might; section 3 asks.
+# images shown to both networks, tiny differences are far from 0. It says that neither other images nor another training
+# would change the verdict. The effect may still be small, and random weights may pass the same check: a half width
+# measures how surely it comes again, not how large it is or whether it was learned.
 #
 # ### In words and numbers
 #
@@ -215,11 +218,11 @@ for entry in entries:
 
 # %% [markdown]
 # *More* and *less* are by Student's interval over the three differences; both networks of a difference saw the same
-# images. **Of these fifteen checks five come out higher with training.** MoCo v3's attention is more collapsed in blocks
-# 11 and 12 than that of random weights, and falls to it from its earlier blocks; its tokens are more alike, and its
-# blocks; and a trained ViT has later blocks to which the CNN's upper half goes. One comes out lower: heads are more alike
-# *without* training. For the other nine no difference from random weights shows: what they say is true, and may be so
-# without any training.
+# images, and what other images would change is not in it. **Of these fifteen checks five come out higher with
+# training.** MoCo v3's attention is more collapsed in blocks 11 and 12 than that of random weights, and falls to it
+# from its earlier blocks; its tokens are more alike, and its blocks; and a trained ViT has later blocks to which the
+# CNN's upper half goes. One comes out lower: heads are more alike *without* training. For the other nine no difference
+# from random weights shows: what they say is true, and may be so without any training.
 #
 # ## 3. Another training
 #
@@ -229,8 +232,8 @@ for entry in entries:
 # trainings, with the interval over images added as squares (exercise 3). Networks of the same seed are compared; ViTs
 # of one seed began with the same weights. What would the first training alone have said?
 #
-# **Predict, then run.** How much wider is an interval over trainings *and* images than one over images: hardly, three
-# times, or ten times?
+# **Predict, then run.** How much wider is an interval over trainings *and* images than one over images: hardly, twice,
+# or five times?
 
 # %%
 repeated = {id: entry for id, entry in worlds["shapes"].items() if entry["first"]}
@@ -240,8 +243,9 @@ ratios = three_wide / one_wide  # infinite where an answer in whole blocks had n
 print(f"{len(repeated)} claims, {len(both_ways)} checks: {ratios.median():.1f} times as wide (median)")
 
 # %% [markdown]
-# So this is what another training changes (answers in whole blocks, as of raghu-2, may be the same however the images are
-# drawn; an interval over images then has no width, and the point stands at the end of the axis, 500):
+# Five times: an interval over images alone leaves out most of what is uncertain. This is what another training changes
+# (answers in whole blocks, as of raghu-2, may be the same however the images are drawn; an interval over images then
+# has no width, and the point stands at the end of the axis, 500):
 
 # %%
 def draw_twice(points, other, title):
@@ -303,9 +307,9 @@ for id, entry in repeated.items():
 # ## 4. The same claims on photographs
 #
 # The course has a second set of networks, trained on Imagenette's photographs (chapter 04), once each. Claims about
-# networks that ship for photographs too were put to them. For shapes, this section takes the first training alone, too.
-# Three of the six had more steps than on shapes, three fewer; all learned less. By the rule above all count as trained,
-# but without labels their probes lie only 4 to 11 points above random weights.
+# networks that ship for photographs too were put to them. For shapes, this section takes the first training alone, too;
+# its control stays that of three draws. Three of the six had more steps than on shapes, three fewer; all learned less.
+# By the rule above all count as trained, but without labels their probes lie only 4 to 12 points above random weights.
 #
 # **Predict, then run.** For how many of these claims is the verdict the same in both worlds: most, half, or few?
 
@@ -400,8 +404,8 @@ print(ledger.line(measured(CLAIMS["shekhar-12"], lab)))
 # %% [markdown]
 # ## 6. A claim of your own
 #
-# A claim is data and a function that yields checks. Say you suspect that filling in pixels teaches *where* things are, with
-# a decoder (MAE) and with a single layer (SimMIM): both should beat the supervised network at the position of the object.
+# A claim is data and a function that yields checks. Say you suspect that filling in pixels teaches *where* things are,
+# with a decoder (MAE) and with a single layer (SimMIM): both should beat random weights at the position of the object.
 # (Chapter 04 has shown it already, so this is an example and no test.)
 
 # %%
@@ -414,8 +418,8 @@ def knows_where(lab, first, second, reference):
 
 
 # %%
-mine = Claim("mine-1", "you", "-", "filling in teaches where things are", "R² of a probe for x", "MAE, SimMIM above supervised",
-             "another world", knows_where, ("mae", "simmim", "supervised"))
+mine = Claim("mine-1", "you", "-", "filling in teaches where things are", "R² of a probe for x", "MAE, SimMIM above untrained",
+             "another world", knows_where, ("mae", "simmim", "untrained"))
 found = measured(mine, lab)
 print(found["verdict"], [ledger.number(check) for check in found["checks"]])
 
@@ -452,23 +456,22 @@ for entry in entries:
 # | Park et al. 2023 | here |
 # |---|---|
 # | CL is better at a probe, MIM at fine-tuning | open on shapes: MoCo v3 and MAE cannot be put in order, SimMIM is behind both by the probe; on photographs MAE leads by both |
-# | CL attends far, MIM nearby | SimMIM looks nearby in blocks 2 to 4, not late; late, it is open on shapes, and on photographs MoCo v3 looks further |
+# | CL attends far, MIM nearby | SimMIM looks nearby in blocks 2 to 4, not late. Late, MoCo v3 looks further than MAE on shapes, and than SimMIM on photographs, there by as much as random weights do; against SimMIM on shapes it is open |
 # | late, CL attends the same way from everywhere | **holds, in every training and in both worlds**: of MoCo v3 yes, of SimMIM no. Of MAE in two trainings of three, and on photographs |
-# | CL moves tokens together, MIM each by itself | holds for the direction of the step, in both worlds |
+# | CL moves tokens together, MIM each by itself | by the direction of the step, MoCo v3 does so more than SimMIM in both worlds, and so do random weights; against MAE it is open on shapes |
 # | CL uses low frequencies, MIM high ones | at the end MoCo v3 lies below SimMIM; much of that is one vector which all tokens share, and the course over depth is another |
 # | CL goes by shape, MIM by texture | open in both worlds |
-# | CL learns in late blocks, MIM in early ones | late, MoCo v3 is ahead in both worlds; that SimMIM is ahead early is open |
-# | both losses at once beat either | open on shapes: the hybrid is ahead of SimMIM by the probe, of MoCo v3 by the mean
-# of the patches, each time; fine-tuned on either side of MoCo v3. On photographs ahead of SimMIM by CLS alone, and of
-# MoCo v3 by nothing |
+# | CL learns in late blocks, MIM in early ones | late, MoCo v3 is ahead of SimMIM in both worlds, of MAE in none; that SimMIM is ahead early is open |
+# | both losses at once beat either | open on shapes: ahead of SimMIM by the probe, of MoCo v3 by the mean of the patches; fine-tuned on either side. On photographs ahead of SimMIM by CLS alone |
 #
-# In a minute: **a contrastive network of this size ends in attention that no longer asks who is asking, and in tokens that
-# share a vector. SimMIM is the one whose attention leaves random weights furthest behind. MAE does the one or the other,
-# as its training turns out.** Much of what sounds contrastive, heads that are alike and tokens that cluster by image, random
-# weights have before any training; what training adds is the last step of the collapse. Beside a CNN, a trained ViT has
-# later blocks for the CNN's upper half, and most else that sets the two apart is there from the start (chapter 09). And two
-# trainings of one objective are far more alike than any two objectives, but families of objectives do not show (chapter 10).
-# Whether scale would change these answers, networks of this size cannot say.
+# In a minute: **a contrastive network of this size ends in attention that no longer asks who is asking, and in tokens
+# that share a vector. By distance MAE's attention leaves random weights furthest behind on shapes, in all three
+# trainings; in its last block SimMIM alone still asks who is asking, each time, MAE in one training of three.** Much of
+# what sounds contrastive, heads that are alike and tokens that cluster by image, random weights have before any
+# training; what training adds is the last step of the collapse. Beside a CNN, a trained ViT has later blocks for the
+# CNN's upper half, and most else that sets the two apart is there from the start (chapter 09). And two trainings of one
+# objective are far more alike than any two objectives, but families of objectives do not show (chapter 10). Whether
+# scale would change these answers, networks of this size cannot say.
 #
 # ## Exercises
 #

@@ -12,7 +12,7 @@ def check_partial(partial) -> str:
     kl, kp, lp = (torch.tensor(value, dtype=torch.float64) for value in (0.8, 0.9, 0.6))
     given = "For CKAs of 0.8, 0.9 and 0.6"
     rest = kl - kp * lp
-    compare(number(partial(kl.item(), kp.item(), lp.item()), given), rest / ((1 - kp**2) * (1 - lp**2)).sqrt(), {
+    compare(number(partial(kl.clone(), kp.clone(), lp.clone()), given), rest / ((1 - kp**2) * (1 - lp**2)).sqrt(), {
         "Divide by the roots of what P leaves of K and of L.": rest,
         "Below stand the square roots.": rest / ((1 - kp**2) * (1 - lp**2)),
         "Below, the CKAs with P are squared.": rest / ((1 - kp) * (1 - lp)).sqrt(),
@@ -24,7 +24,8 @@ def check_partial(partial) -> str:
         "P is taken out of both: two factors below. ": rest / (1 - lp**2).sqrt(),
     }, given)
     given = "For a K that has nothing in common with P"
-    compare(number(partial(0.3, 0.0, 0.8), given), torch.tensor(0.5, dtype=torch.float64), {}, given)
+    apart = torch.tensor([0.3, 0.0, 0.8], dtype=torch.float64)
+    compare(number(partial(*apart), given), torch.tensor(0.5, dtype=torch.float64), {}, given)
     return "Between two that are alike through P alone, nothing is left: 0.54, 0.9 and 0.6 give 0."
 
 
@@ -43,6 +44,7 @@ def check_invariance(invariance) -> str:
 
     cosine, given = unit @ turned.T, "For 5 images with 4 channels"
     paired, others = cosine.diagonal().mean(), (cosine.sum() - cosine.trace()) / 20
+    by_row, by_column = ((cosine.sum(axis) - cosine.diagonal()) / 4 for axis in (1, 0))            # (5,) each
     compare(number(invariance(x.clone(), y.clone()), given), (paired - others) / (1 - others), {
         "That is the mean cosine of pairs; set it against that of other images.": paired,
         "Divide by the room there is above chance, 1 less the cosine with other images.": paired - others,
@@ -55,6 +57,10 @@ def check_invariance(invariance) -> str:
             against(cosine, ((unit @ unit.T).sum() - 5) / 20),
         "A length belongs to an image: normalise rows, not columns.": against(F.normalize(x, dim=0) @ F.normalize(y, dim=0).T),
         "This is 1 less that: how much changes.": 1 - against(cosine),
+        "Means first, the ratio last: you take a ratio for each image.":
+            ((cosine.diagonal() - by_row) / (1 - by_row)).mean(),
+        "Means first, the ratio last: you take a ratio for each transformed image.":
+            ((cosine.diagonal() - by_column) / (1 - by_column)).mean(),
         "No mean is taken off before the cosines.":
             against(F.normalize(x - x.mean(0), dim=1) @ F.normalize(y - y.mean(0), dim=1).T),
     }, given)

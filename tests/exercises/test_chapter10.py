@@ -88,6 +88,12 @@ def test_the_answers_are_the_librarys():
     assert best_token(right).item() == pytest.approx(over_tokens(right).best)
 
 
+def ratio_by_image(cosine):
+    own = cosine.diagonal()
+    others = (cosine.sum(1) - own) / (len(cosine) - 1)
+    return ((own - others) / (1 - others)).mean()
+
+
 @pytest.mark.parametrize("name, answer", [
     ("partial", partial), ("partial", regression),
     ("invariance", invariance), ("invariance", pair_by_pair),
@@ -109,6 +115,8 @@ def test_a_right_answer_passes(name, answer, verdict):
     ("partial", lambda kl, kp, lp: (kl - kp * lp) / (1 - kp**2) ** 0.5, "two factors below"),
     ("partial", lambda kl, kp, lp: (kl - kp * lp) / (1 - lp**2) ** 0.5, "two factors below"),
     ("invariance", lambda x, y: cosines(x, y).diagonal().mean(), "set it against that of other images"),
+    ("invariance", lambda x, y: ratio_by_image(cosines(x, y)), "a ratio for each image"),
+    ("invariance", lambda x, y: ratio_by_image(cosines(x, y).T), "a ratio for each transformed image"),
     ("invariance", lambda x, y: cosines(x, y).diagonal().mean() - (cosines(x, y).sum() - cosines(x, y).trace()) / 20,
      "the room there is above chance"),
     ("invariance", lambda x, y: against(cosines(x, y), cosines(x, y).mean()), "leave the diagonal out"),
