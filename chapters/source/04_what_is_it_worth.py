@@ -743,7 +743,7 @@ chapter04.check_mean_iou(mean_iou);
 # %%
 def correct_with(labelled, features, labels, queries, truth):
     """Share of the queries that a linear probe of so many labelled images gets right."""
-    predicted, decay = linear_probe(features[:labelled], labels[:labelled], queries)
+    predicted, _ = linear_probe(features[:labelled], labels[:labelled], queries)
     return (predicted == truth).float().mean().item()
 
 

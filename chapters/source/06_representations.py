@@ -786,7 +786,6 @@ chapter06.check_image_purity(image_purity);
 
 # %%
 from lib.evaluation.features import extract
-from lib.evaluation.linear import linear_probe
 
 
 def loudest(bank, queries, directions):
@@ -804,6 +803,7 @@ print(f"four directions hold ≈ {loudest(few, few, 4)[2]:.1%} of the variance b
 # <details><summary>What came out for us</summary>
 #
 # ```python
+# from lib.evaluation.linear import linear_probe
 # bank, asked = Shapes("train", 64, 1500, difficulty="mild"), Shapes("val", 64, 500, difficulty="mild")
 # for name in ("mocov3", "simmim", "mae"):
 #     (known, labels), (queries, truth) = (extract(zoo.load(name), source, "mean") for source in (bank, asked))

@@ -324,7 +324,7 @@ def test_a_ledger_of_another_version_is_told_before_the_work(tmp_path, lab, thre
         old = json.loads(json.dumps(whole))
         change(old["claims"][0])
         path.write_text(json.dumps(old))
-        with pytest.raises(CourseError, match="no ledger of this version, .*; choose another --out, or delete it"):
+        with pytest.raises(CourseError, match=r"no ledger of this version, .*; choose another --out, or delete it"):
             ledger.written(path)
     before = path.read_text()
     assert run(monkeypatch, "--id", "park-1", "--images", "64", "--out", str(path)) == 2
