@@ -263,7 +263,8 @@ def published_probe(backbone: VisionTransformer, train, val, protocol: str, pool
     after each epoch of those three; where it is there already, the same call goes on from it, to the same bits. Raises
     CourseError, also if the file is of another call.
     """
-    p, device = adapted(protocol, len(train), epochs, batch_size), next(backbone.parameters()).device
+    weight, p = next(backbone.parameters()), adapted(protocol, len(train), epochs, batch_size)
+    device, dtype = weight.device, weight.dtype
     if keep and not p.augment:
         raise CourseError(f"the protocol {protocol} runs the backbone once and trains in minutes: it keeps no state")
     queries = extract(backbone, val, pooling, depth=depth, mean=mean, std=std)[0].to(device)
@@ -279,7 +280,7 @@ def published_probe(backbone: VisionTransformer, train, val, protocol: str, pool
             views = make_view(reading(k), replace(VIEW, bicubic=p.bicubic), backbone.patch_embed.img_size[0], keys)
             views = views if mean is None else standardize(denormalize(views), mean, std)
             with frozen(backbone):
-                parts.append(pooled(backbone, views, (depth,), pooling)[depth].float())
+                parts.append(pooled(backbone, views.to(dtype), (depth,), pooling)[depth].float())
         return distributed.gather_shares(torch.cat(parts), len(images))
 
     labels = train.labels(torch.arange(len(train))).to(device)

@@ -337,6 +337,13 @@ def test_augmented_features_are_those_of_keyed_views(pooling, depth, scale, sour
     assert (caught[0](5, chosen) - features).abs().max() > 0.01 and not features.requires_grad
 
 
+@pytest.mark.parametrize("name", ["park", "mocov3"])
+def test_a_backbone_may_be_in_bf16(name, sources):
+    train = sources[0] if name == "mocov3" else Loaded(Shapes("train", 16, 60, "easy"))   # park takes its features once
+    found = published_probe(backbone().bfloat16(), train, sources[1], name, epochs=2)
+    assert found.shape == (30,) and found.dtype == torch.int64
+
+
 @pytest.mark.parametrize("name", ["mocov3", "mae"])
 def test_the_backbone_is_frozen_and_the_answer_repeats(name, sources):
     network, (train, val) = backbone(), sources

@@ -93,6 +93,8 @@ def test_a_report_of_another_kind_is_not_replaced(tmp_path):
     for other in ("lib.evaluation dense", "lib.analysis curves", "lib.analysis claim"):
         with pytest.raises(CourseError, match=r"x.json holds what python -m lib.analysis claims found; choose another --out"):
             check_out(str(path), other)
+    path.write_text(json.dumps({"command": "python -m lib.evaluation runs/x --out x.json"}))
+    check_out(str(path), "lib.evaluation frozen")
     with pytest.raises(CourseError, match=r"its name ends in .json; got .*x.txt"):
         check_out(str(tmp_path / "x.txt"), "lib.analysis claims")
 
