@@ -152,7 +152,7 @@ def draw_tiles(papers, worlds, colors):
     figure, axis = plt.subplots(figsize=(7.5, 3.4))
     names, ticks = [], []
     for paper, claims in papers.items():
-        for place, (world, of_world) in enumerate(worlds.items()):
+        for place, of_world in enumerate(worlds.values()):
             y = 1.1 * len(names) + 0.35 * (len(names) // 2)
             ticks.append(y + 0.5)
             names.append(f"{paper}, shapes" if not place else "photographs")
