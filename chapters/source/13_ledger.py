@@ -147,6 +147,17 @@ colors = {"supported": "#0072B2", "not supported": "#D55E00", "inconclusive": "#
 papers = {paper: [e for e in entries if e["paper"] == paper] for paper in dict.fromkeys(e["paper"] for e in entries)}
 
 
+# %%
+def draw_tile(axis, x, y, entry, colors):
+    """A claim in its verdict's color, with a diamond where random weights pass too, or may; entry None: not of this world."""
+    color = colors[entry["verdict"]] if entry and entry["checks"] else "white"
+    axis.add_patch(plt.Rectangle((x, y), 0.92, 1, fc=color, ec="#999999", lw=0.5, alpha=0.85))
+    passes = ledger.control_reads(entry) if entry and entry["verdict"] == "supported" else ""
+    if passes in ("supported", "inconclusive"):
+        axis.plot(x + 0.46, y + 0.5, "D", ms=7, mec="white", mfc="white" if passes == "supported" else "none")
+
+
+# %%
 def draw_tiles(papers, worlds, colors):
     """A tile for each claim, in its verdict's color; two rows for each paper, one for each world."""
     figure, axis = plt.subplots(figsize=(7.5, 3.4))
@@ -156,12 +167,8 @@ def draw_tiles(papers, worlds, colors):
             y = 1.1 * len(names) + 0.35 * (len(names) // 2)
             ticks.append(y + 0.5)
             names.append(f"{paper}, shapes" if not place else "photographs")
-            for x, entry in enumerate(of_world.get(claim["id"]) for claim in claims):
-                color = colors[entry["verdict"]] if entry and entry["checks"] else "white"
-                axis.add_patch(plt.Rectangle((x, y), 0.92, 1, fc=color, ec="#999999", lw=0.5, alpha=0.85))
-                passes = ledger.control_reads(entry) if entry and entry["verdict"] == "supported" else ""
-                if passes in ("supported", "inconclusive"):
-                    axis.plot(x + 0.46, y + 0.5, "D", ms=7, mec="white", mfc="white" if passes == "supported" else "none")
+            for x, claim in enumerate(claims):
+                draw_tile(axis, x, y, of_world.get(claim["id"]), colors)
     axis.set(xlim=(0, 16), ylim=(ticks[-1] + 0.6, -0.1), yticks=ticks,
              xticks=[k + 0.46 for k in range(16)], xlabel="number of the claim", ylabel="paper and world")
     axis.set_yticklabels(names, fontsize=8), axis.set_xticklabels(range(1, 17), fontsize=8)
