@@ -17,6 +17,8 @@
 # seconds on a CPU.
 
 # %%
+import textwrap
+
 import matplotlib.pyplot as plt
 import torch
 
@@ -365,21 +367,43 @@ every_pair = {f"{name}, itself": list(combinations(those, 2)) for name, those in
 every_pair |= {f"{a}, {b}": list(product(three[a], three[b])) for a, b in combinations(three, 2)}
 
 # %%
-named = list(ends[0])
-figure, axes = plt.subplots(1, 2, figsize=(7.5, 3.6), sharey=True)
-for axis, (title, look) in zip(axes, list(three_looks(cka_of(ends), named).items())[:2]):
-    for row, pairs in enumerate(every_pair.values()):
-        dots = [alike(look, named, [pair], blocks[6:]).mean() for pair in pairs]
-        axis.plot(dots, [row] * len(dots), "o", ms=5, alpha=0.6, color="#0072B2" if row < len(three) else "#CC79A7")
-    axis.axvline(0, color="black", lw=0.8)
-    axis.set(title=title, xlabel="CKA, blocks 7 to 12 (n = 96)", yticks=range(len(every_pair)), ylim=(len(every_pair) - 0.5, -0.5))
-axes[0].set_yticklabels(every_pair), axes[0].set_ylabel("pair")
-for name, pairs in every_pair.items():
-    dots = [alike(look, named, [pair], blocks[6:]).mean() for pair in pairs]
-    print(f"{name:>15}, without pixels: ≈ {min(dots):+.2f} to ≈ {max(dots):+.2f}")
-dots = [alike(look, named, [(name, "second")], blocks[6:]).mean() for name in three["DINO"]]
-print("DINO, random weights, without pixels:", *(f"≈ {dot:+.2f}" for dot in dots))
-plots.show(figure, alt="Likeness of every pair as a dot: trainings of one objective are most alike, MoCo v3 lies beside DINO about where it lies beside MAE.")
+kin = {"one objective, two trainings": ("#0072B2", "o", list(every_pair)[:4]),
+       "two objectives of a family": ("#009E73", "s", ["MoCo v3, DINO", "SimMIM, MAE"]),
+       "one of each family": ("#D55E00", "^", ["MoCo v3, SimMIM", "MoCo v3, MAE", "SimMIM, DINO", "MAE, DINO"])}
+rows_of = [pair for _, _, some in kin.values() for pair in some]
+named, seen = list(ends[0]), three_looks(cka_of(ends), list(ends[0]))
+dots = {title: {pair: [alike(look, named, [two], blocks[6:]).mean().item() for two in every_pair[pair]] for pair in rows_of}
+        for title, look in seen.items()}
+
+
+def draw_dots(dots, kin, rows_of):
+    """Every pair of trainings as a dot, one panel for each look; objectives, families and mixed pairs in their colors."""
+    figure, axes = plt.subplots(1, len(dots), figsize=(7.5, 3.8), sharey=True)
+    for axis, (title, of_pair) in zip(axes, dots.items()):
+        for name, (color, marker, some) in kin.items():
+            for pair in some:
+                axis.plot(of_pair[pair], [rows_of.index(pair)] * len(of_pair[pair]), marker, ms=5, alpha=0.6, color=color,
+                          label=name if pair == some[0] else "")
+        axis.axvline(0, color="black", lw=0.8)
+        axis.set(title=title, xlabel="CKA (n = 96)", yticks=range(len(rows_of)), ylim=(len(rows_of) - 0.5, -0.5))
+    axes[0].set_yticklabels(rows_of), axes[0].set_ylabel("pair")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
+    figure.suptitle("Blocks 7 to 12: an objective makes alike, a family does not", fontsize=10)
+    return figure
+
+
+# %%
+figure = draw_dots(dots, kin, rows_of)
+plots.show(figure, alt="Likeness of every pair as a dot: trainings of one objective are most alike, pairs of a family lie among the mixed pairs.")
+
+# %%
+without_pixels = list(seen.values())[1]
+print("blocks 7 to 12".ljust(16), *(title.rjust(26) for title in ("as it is", "no pixels", "nor random")))
+for pair in rows_of:
+    found = [torch.tensor(of_pair[pair]) for of_pair in dots.values()]
+    print(pair.ljust(16), *(f"≈ {x.mean():+.2f} (≈ {x.min():+.2f} to ≈ {x.max():+.2f})".rjust(26) for x in found))
+found = [alike(without_pixels, named, [(name, "second")], blocks[6:]).mean() for name in three["DINO"]]
+print("DINO, random weights, without pixels:", *(f"≈ {dot:+.2f}" for dot in found))
 
 # %% [markdown]
 # **Trainings of one objective are far more alike than any two objectives**: without the pixels .7 and more, against .43
@@ -388,8 +412,10 @@ plots.show(figure, alt="Likeness of every pair as a dot: trainings of one object
 # learned something of its own.) **A family does not show from MoCo v3's side**: beside DINO its three trainings lie
 # about where they lie beside MAE. From DINO's side every MoCo v3 is nearer than any masked network, in all nine pairs;
 # whether by what it asks for or by what it never learned, a DINO that learned little cannot say. The two masked
-# objectives are as far from each other as each is from MoCo v3. Of two different objectives MoCo v3 and MAE are the
-# most alike as they are, because both keep the pixels (section 1); without these, that too is gone.
+# objectives are as far from each other as each is from MoCo v3. Of two different objectives MoCo v3 and MAE, one of
+# each family, are the most alike as they are. Without the pixels, which both keep (section 1), their lead is gone; with
+# a random network out too (right) it is back, and MoCo v3 with DINO are no more alike than SimMIM with MAE or with MoCo
+# v3.
 #
 # ## 3. Which part of a block?
 #
@@ -885,9 +911,31 @@ rows += [("probes of both joint-embedding networks rank classes more alike", *ov
          ("a few labels bring MAE nearer to the supervised network", *over_minibatches(moved[:, 5] - moved[:, 4]))]
 
 # %%
+def draw_rows(rows):
+    """(text, value, low, high) of each sentence -> an interval for each, in the color of its verdict."""
+    figure, axis = plt.subplots(figsize=(7.5, 0.36 * len(rows) + 0.9))
+    for y, (_, value, low, high) in enumerate(rows):
+        color = "#0072B2" if low > 0 else "#D55E00" if high < 0 else "#777777"
+        axis.plot([low, high], [y, y], lw=3, color=color, alpha=0.5)
+        axis.plot(value, y, "o", ms=5, color=color)
+    axis.axvline(0, ls="--", color="black", lw=1)
+    axis.set(yticks=range(len(rows)), ylim=(len(rows) - 0.4, -0.6), xlabel="difference (CKA, accuracy, invariance or τ)",
+             ylabel="sentence")
+    axis.set_yticklabels([textwrap.fill(text, 62) for text, *_ in rows], fontsize=7)
+    for color, verdict in (("#0072B2", "supported"), ("#777777", "inconclusive"), ("#D55E00", "not supported")):
+        axis.plot([], [], "o-", lw=3, ms=5, color=color, label=verdict)
+    figure.legend(loc="outside lower right", ncols=3, fontsize=8)
+    figure.suptitle("What held, with one network of each kind", fontsize=10)
+    return figure
+
+
+# %%
+figure = draw_rows(rows)
+plots.show(figure, alt="Each sentence with its interval: right of 0 it is supported, left of 0 it is not.")
+
+# %%
 for text, value, low, high in rows:
-    verdict = "supported" if low > 0 else "not supported" if high < 0 else "inconclusive"
-    print(f"{text:<93} {verdict:<13} ≈ {value:+.2f} (≈ {low:+.2f} to ≈ {high:+.2f})")
+    print(f"{text:<93} ≈ {value:+.2f} (≈ {low:+.2f} to ≈ {high:+.2f})")
 
 # %% [markdown]
 # Intervals are over images or minibatches, for **one network of each kind**; another seed of training may move a difference
