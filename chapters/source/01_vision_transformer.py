@@ -13,7 +13,7 @@
 # 6. say what an untrained ViT attends to and guesses, the control for every later chapter, and train a small one.
 #
 # **You need** PyTorch tensors, matrix products and softmax. No GPU, no download.
-# **Time:** 90 minutes to read, 40 for the exercises; the cells run in about 25 seconds on one CPU core.
+# **Time:** 90 minutes to read, 80 for the exercises; the cells run in about 25 seconds on one CPU core.
 
 # %%
 import copy
@@ -969,6 +969,58 @@ plots.show(figure, alt="The loss falls from 2.3 to near 0 in 200 steps; beside i
 # It begins at $\log 10$, as it should, and in 200 steps it names nearly every new image. Everything that this chapter took apart now
 # works together, and it was told the answer 12,800 times. From chapter 02 on, nobody tells it anything.
 #
+# ## 12. Build it
+#
+# ### Exercise 5 · ★★★ · 40 minutes
+# Now close the chapter, and write a Vision Transformer on an empty page. You get the weights of a network that this course
+# trained, as they lie in the file, and nothing else: write `class_scores(images, w)`, normalised images `(B, 3, 64, 64)` and a dict
+# of weights → the scores `(B, 10)` of the ten shapes. Twelve blocks, six heads, exact GELU; LayerNorm with $\varepsilon = 10^{-6}$;
+# the class is read from CLS after the last norm. The names tell you the rest.
+#
+# *Hint: begin with the patches and look at shapes after every line. `F.conv2d` with a stride, `F.layer_norm`, `F.linear` and
+# `F.scaled_dot_product_attention` take the weights as they are; `qkv` holds all queries, then all keys, then all values.*
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# import torch
+# import torch.nn.functional as F
+#
+# def class_scores(images, w):
+#     def linear(x, name):
+#         return F.linear(x, w[f"{name}.weight"], w[f"{name}.bias"])
+#
+#     def norm(x, name):
+#         return F.layer_norm(x, x.shape[-1:], w[f"{name}.weight"], w[f"{name}.bias"], eps=1e-6)
+#
+#     x = F.conv2d(images, w["patch_embed.proj.weight"], w["patch_embed.proj.bias"], stride=8)   # (B, 96, 8, 8)
+#     x = torch.cat([w["cls_token"].expand(len(x), -1, -1), x.flatten(2).transpose(1, 2)], dim=1)  # (B, 65, 96)
+#     x = x + w["pos_embed"]
+#     for i in range(12):
+#         qkv = linear(norm(x, f"blocks.{i}.norm1"), f"blocks.{i}.attn.qkv")         # (B, 65, 288)
+#         q, k, v = qkv.reshape(*x.shape[:2], 3, 6, 16).permute(2, 0, 3, 1, 4)       # (B, 6, 65, 16) each
+#         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # (B, 65, 96)
+#         x = x + linear(mixed, f"blocks.{i}.attn.proj")
+#         hidden = F.gelu(linear(norm(x, f"blocks.{i}.norm2"), f"blocks.{i}.mlp.fc1"))
+#         x = x + linear(hidden, f"blocks.{i}.mlp.fc2")
+#     return linear(norm(x, "norm")[:, 0], "head")
+# ```
+# </details>
+
+# %%
+from lib.models import zoo
+
+for name, value in sorted(zoo.weights("supervised", "shapes").items()):
+    if not name.startswith("blocks.") or name.startswith("blocks.0."):
+        print(f"{name:<28} {tuple(value.shape)}")
+
+# %%
+def class_scores(images, w):
+    raise NotImplementedError
+
+chapter01.check_class_scores(class_scores);
+
+# %% [markdown]
 # ## Takeaways
 # - A ViT is a matrix on patches, then blocks of two halves, each *added* to a residual stream; CLS collects, one matrix decides.
 # - Attention compares all pairs of tokens and knows no order: without positions, shuffled patches give the same outputs, shuffled.

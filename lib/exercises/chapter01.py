@@ -1,4 +1,5 @@
 """Checks of chapter 01, a Vision Transformer."""
+import functools
 import math
 
 import torch
@@ -7,8 +8,11 @@ from timm.models.vision_transformer import Block
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from lib.data.shapes import Shapes
+from lib.data.views import normalize
 from lib.errors import CourseError
 from lib.exercises import check, compare
+from lib.models import zoo
 from lib.models.vit import relative_index
 
 
@@ -126,3 +130,76 @@ def check_block_cost(block_cost) -> str:
             hint = next((text for text, wrong in mistakes.items() if got == wrong), "")
             raise CourseError(f"for {n} tokens of width {d}, {expected:,} was expected, and {got:,} came. {hint}")
     return "PyTorch's counter finds the same for timm's block, to the last multiply-add."
+
+
+@check
+def check_class_scores(class_scores) -> str:
+    """class_scores(images (B, 3, 64, 64), w {name: weight}) -> (B, 10), the shipped supervised network, from its weights."""
+    world, w = Shapes("val", size=64, difficulty="mild"), zoo.weights("supervised", "shapes")
+    images = normalize(world.images(torch.arange(3))).double()
+    double = {name: value.double() for name, value in w.items()}
+    compare(class_scores(images.clone(), dict(double)), _vit(images, double), _wrong_networks(), "For 3 images")
+    chosen = torch.arange(200)
+    found = class_scores(normalize(world.images(chosen)), dict(w)).argmax(1)
+    share = (found == world.labels(chosen)).double().mean()
+    return f"And it names {share:.0%} of 200 shapes that it never saw: a network, from a file."
+
+
+@functools.cache
+def _wrong_networks() -> dict[str, Tensor]:
+    """What to say -> the scores of a network with this mistake, for the images of the check. They are computed once."""
+    images = normalize(Shapes("val", size=64, difficulty="mild").images(torch.arange(3))).double()
+    double = {name: value.double() for name, value in zoo.weights("supervised", "shapes").items()}
+    return {
+        "The positions are missing.": _vit(images, double, positions=False),
+        "CLS stands in front, before the first patch.": _vit(images, double, cls_last=True),
+        "Nothing is added: both halves of a block are added to what is there.": _vit(images, double, residual=False),
+        "Each half of a block reads through a LayerNorm; yours do not.": _vit(images, double, norms=False),
+        "You normalise after adding; this network normalises what each half reads, and adds to what was there.":
+            _vit(images, double, after=True),
+        "The LayerNorm after the last block is missing.": _vit(images, double, last_norm=False),
+        "LayerNorm's eps is 1e-6 here; PyTorch's default is 1e-5.": _vit(images, double, eps=1e-5),
+        "The logits of the attention are not divided by sqrt(d), d = 16 numbers of a head.": _vit(images, double, scale=1.0),
+        "You divide the logits by the root of 96; a head has 16 numbers.": _vit(images, double, scale=96**-0.5),
+        "There are six heads; you have one.": _vit(images, double, heads=1, scale=96**-0.5),
+        "qkv holds all queries, then all keys, then all values, and each of them head after head: (3, heads, d).":
+            _vit(images, double, by_head=True),
+        "The projection after the heads is missing.": _vit(images, double, project=False),
+        "GELU is the exact one, without the tanh.": _vit(images, double, act=lambda x: F.gelu(x, approximate="tanh")),
+        "The MLP takes GELU, not ReLU.": _vit(images, double, act=F.relu),
+        "The class is read from CLS; you read the mean of the patches.": _vit(images, double, read=lambda x: x[:, 1:].mean(1)),
+        "The class is read from CLS; you read the mean of all tokens.": _vit(images, double, read=lambda x: x.mean(1)),
+        "The head is missing: CLS goes through head.weight and head.bias.": _vit(images, double, head=False),
+        "That is one block; there are twelve.": _vit(images, double, depth=1),
+    }
+
+
+def _vit(x: Tensor, w: dict[str, Tensor], *, positions=True, cls_last=False, residual=True, norms=True, after=False, eps=1e-6,
+         last_norm=True, scale=0.25, heads=6, by_head=False, project=True, act=F.gelu, read=None, head=True, depth=12) -> Tensor:
+    """Logits (B, 10) from images (B, 3, 64, 64); each option but the two sizes makes a mistake."""
+    def norm(x, name):
+        return F.layer_norm(x, x.shape[-1:], w[f"{name}.weight"], w[f"{name}.bias"], eps)
+
+    def linear(x, name):
+        return F.linear(x, w[f"{name}.weight"], w[f"{name}.bias"])
+
+    x = F.conv2d(x, w["patch_embed.proj.weight"], w["patch_embed.proj.bias"], stride=8).flatten(2).mT      # (B, 64, D)
+    x = torch.cat([x, w["cls_token"].expand(len(x), -1, -1)][::1 if cls_last else -1], 1)
+    if positions:
+        x = x + w["pos_embed"]
+    for i in range(depth):
+        def attend(x, name=f"blocks.{i}.attn"):
+            qkv = linear(x, f"{name}.qkv")
+            qkv = qkv.unflatten(-1, (heads, 3, -1)).transpose(2, 3) if by_head else qkv.unflatten(-1, (3, heads, -1))
+            q, k, v = qkv.permute(2, 0, 3, 1, 4)                                   # (B, heads, 65, d) each
+            mixed = ((scale * q @ k.mT).softmax(-1) @ v).transpose(1, 2).flatten(2)
+            return linear(mixed, f"{name}.proj") if project else mixed
+
+        def think(x, name=f"blocks.{i}.mlp"):
+            return linear(act(linear(x, f"{name}.fc1")), f"{name}.fc2")
+
+        for half, name in ((attend, f"blocks.{i}.norm1"), (think, f"blocks.{i}.norm2")):
+            x = norm(x + half(x), name) if after else residual * x + half(norm(x, name) if norms else x)
+    x = norm(x, "norm") if last_norm else x
+    x = read(x) if read else x[:, -1 if cls_last else 0]
+    return linear(x, "head") if head else x

@@ -1,9 +1,12 @@
 """The checks of chapter 01: right answers pass, and each usual mistake fails with its name."""
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from lib.exercises import chapter01
+from lib.models import zoo
 
 
 def unpatchify(patches, size, rows, columns):
@@ -24,6 +27,62 @@ def relative_bias(table, rows, columns):
 
 def block_cost(tokens, dim):
     return 12 * tokens * dim**2 + 2 * tokens**2 * dim
+
+
+def class_scores(images, w, eps=1e-6, split=lambda x: x.reshape(*x.shape[:2], 3, 6, 16), act=F.gelu, scale=None, add=1,
+                 positions=1, blocks=12, read=lambda x: x[:, 0], last=True, attention=True, order=1):
+    """Right as it is; each option makes a mistake."""
+    def linear(x, name):
+        return F.linear(x, w[f"{name}.weight"], w[f"{name}.bias"])
+
+    def norm(x, name):
+        return F.layer_norm(x, x.shape[-1:], w[f"{name}.weight"], w[f"{name}.bias"], eps=eps)
+
+    x = F.conv2d(images, w["patch_embed.proj.weight"], w["patch_embed.proj.bias"], stride=8).flatten(2).transpose(1, 2)
+    x = torch.cat([w["cls_token"].expand(len(x), -1, -1), x][::order], dim=1) + positions * w["pos_embed"]
+    for i in range(blocks):
+        qkv = split(linear(norm(x, f"blocks.{i}.norm1"), f"blocks.{i}.attn.qkv"))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2).flatten(2)
+        x = add * x + linear(mixed, f"blocks.{i}.attn.proj") if attention else add * x + mixed
+        x = add * x + linear(act(linear(norm(x, f"blocks.{i}.norm2"), f"blocks.{i}.mlp.fc1")), f"blocks.{i}.mlp.fc2")
+    return linear(read(norm(x, "norm") if last else x), "head")
+
+
+def post_norm(images, w):
+    """Each half of a block reads plain tokens, and the sum goes through the LayerNorm."""
+    x = F.conv2d(images, w["patch_embed.proj.weight"], w["patch_embed.proj.bias"], stride=8).flatten(2).mT
+    x = torch.cat([w["cls_token"].expand(len(x), -1, -1), x], dim=1) + w["pos_embed"]
+    for i in range(12):
+        block = {name.removeprefix(f"blocks.{i}."): value for name, value in w.items() if name.startswith(f"blocks.{i}.")}
+        q, k, v = (x @ block["attn.qkv.weight"].T + block["attn.qkv.bias"]).unflatten(-1, (3, 6, 16)).permute(2, 0, 3, 1, 4)
+        mixed = ((q @ k.mT / 4).softmax(-1) @ v).transpose(1, 2).flatten(2)
+        x = x + mixed @ block["attn.proj.weight"].T + block["attn.proj.bias"]
+        x = F.layer_norm(x, (96,), block["norm1.weight"], block["norm1.bias"], 1e-6)
+        hidden = F.gelu(x @ block["mlp.fc1.weight"].T + block["mlp.fc1.bias"])
+        x = x + hidden @ block["mlp.fc2.weight"].T + block["mlp.fc2.bias"]
+        x = F.layer_norm(x, (96,), block["norm2.weight"], block["norm2.bias"], 1e-6)
+    return F.layer_norm(x, (96,), w["norm.weight"], w["norm.bias"], 1e-6)[:, 0] @ w["head.weight"].T + w["head.bias"]
+
+
+def without_norms(images, w):
+    """A LayerNorm after the last block, and none in the blocks."""
+    def linear(x, name):
+        return F.linear(x, w[f"{name}.weight"], w[f"{name}.bias"])
+
+    x = F.conv2d(images, w["patch_embed.proj.weight"], w["patch_embed.proj.bias"], stride=8).flatten(2).mT
+    x = torch.cat([w["cls_token"].expand(len(x), -1, -1), x], dim=1) + w["pos_embed"]
+    for i in range(12):
+        q, k, v = linear(x, f"blocks.{i}.attn.qkv").unflatten(-1, (3, 6, 16)).permute(2, 0, 3, 1, 4)
+        x = x + linear(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2), f"blocks.{i}.attn.proj")
+        x = x + linear(F.gelu(linear(x, f"blocks.{i}.mlp.fc1")), f"blocks.{i}.mlp.fc2")
+    return linear(F.layer_norm(x, (96,), w["norm.weight"], w["norm.bias"], 1e-6)[:, 0], "head")
+
+
+def from_the_library(images, w):
+    """Another right answer to the last exercise: the network that the weights belong to."""
+    network = zoo.load("supervised").to(images.dtype)
+    return network.forward_features(images)[:, 0] @ w["head.weight"].T + w["head.bias"]
 
 
 def loops(patches, size, rows, columns):
@@ -86,6 +145,7 @@ def test_the_helper_behind_the_mistakes_is_right_itself():
 @pytest.mark.parametrize("name, answer", [
     ("unpatchify", unpatchify), ("unpatchify", loops), ("masked_attention", masked_attention), ("masked_attention", fused),
     ("relative_bias", relative_bias), ("block_cost", block_cost),
+    ("class_scores", class_scores), ("class_scores", from_the_library),
 ])
 def test_a_right_answer_passes(name, answer, verdict):
     result, line = verdict(getattr(chapter01, f"check_{name}"), answer)
@@ -130,6 +190,25 @@ def test_a_right_answer_passes(name, answer, verdict):
     ("block_cost", lambda n, d: 12 * n * d * d + 2 * n * n, "each pair costs"),
     ("block_cost", lambda n, d: 12 * d * d, "multiply by N"),
     ("block_cost", lambda n, d: 12 * n * d * d + 2 * {96: 3, 768: 12}[d] * n * n * d, "Heads do not add to the cost"),
+    ("class_scores", partial(class_scores, positions=0), "positions are missing"),
+    ("class_scores", partial(class_scores, order=-1, read=lambda x: x[:, -1]), "CLS stands in front"),
+    ("class_scores", partial(class_scores, add=0), "Nothing is added"),
+    ("class_scores", without_norms, "reads through a LayerNorm"),
+    ("class_scores", post_norm, "You normalise after adding"),
+    ("class_scores", partial(class_scores, last=False), "after the last block is missing"),
+    ("class_scores", partial(class_scores, eps=1e-5), "eps is 1e-6"),
+    ("class_scores", partial(class_scores, scale=1.0), "not divided by sqrt(d)"),
+    ("class_scores", partial(class_scores, scale=96**-0.5), "root of 96"),
+    ("class_scores", partial(class_scores, split=lambda x: x.reshape(*x.shape[:2], 3, 1, 96)), "six heads; you have one"),
+    ("class_scores", partial(class_scores, split=lambda x: x.reshape(*x.shape[:2], 6, 3, 16).transpose(2, 3)),
+     "head after head"),
+    ("class_scores", partial(class_scores, attention=False), "projection after the heads"),
+    ("class_scores", partial(class_scores, act=lambda x: F.gelu(x, approximate="tanh")), "without the tanh"),
+    ("class_scores", partial(class_scores, act=F.relu), "not ReLU"),
+    ("class_scores", partial(class_scores, read=lambda x: x[:, 1:].mean(1)), "mean of the patches"),
+    ("class_scores", partial(class_scores, read=lambda x: x.mean(1)), "mean of all tokens"),
+    ("class_scores", partial(class_scores, blocks=1), "there are twelve"),
+    ("class_scores", lambda x, w: zoo.load("supervised").to(x.dtype).forward_features(x)[:, 0], "The head is missing"),
 ])
 def test_a_mistake_is_named(name, answer, message, verdict):
     result, line = verdict(getattr(chapter01, f"check_{name}"), answer)
