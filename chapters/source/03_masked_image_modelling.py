@@ -572,6 +572,59 @@ def put_back(visible, noise, mask_token):
 chapter03.check_put_back(put_back);
 
 # %% [markdown]
+# ### Exercise 5 · ★★★ · 30 minutes
+#
+# Now you have all that MAE is made of; put it together. Write `mae_loss(patches, noise, keep, parts)` → the loss of a batch, a
+# number. `patches` (B, N, 3 p²) and `noise` (B, N) are as above; `parts` holds what is learned:
+#
+# | | |
+# |---|---|
+# | `parts.embed` | a linear layer, 3 p² → D |
+# | `parts.positions` | (N, D), one for each place |
+# | `parts.encoder` | (B, any number, D) → the same shape |
+# | `parts.to_decoder` | a linear layer, D → E |
+# | `parts.mask_token` | (E,) |
+# | `parts.decoder_positions` | (N, E) |
+# | `parts.decoder` | (B, N, E) → (B, N, 3 p²) |
+#
+# The order is: embed, positions, hide, encode, narrow, put back, the decoder's positions, decode; then the mean squared error
+# at the hidden patches, whose target is normalised. You may call what you wrote in exercises 2 to 4.
+#
+# *Hint:* why must positions be added *before* anything is hidden?
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# import torch
+#
+# def mae_loss(patches, noise, keep, parts):
+#     B, N, _ = patches.shape
+#     order = noise.argsort(dim=1)                                                   # (B, N)
+#     tokens = parts.embed(patches) + parts.positions                                # (B, N, D)
+#     visible = tokens.take_along_dim(order[:, :keep, None], dim=1)                  # (B, keep, D)
+#     latent = parts.to_decoder(parts.encoder(visible))                              # (B, keep, E)
+#     sorted_tokens = torch.cat([latent, parts.mask_token.expand(B, N - keep, -1)], dim=1)
+#     tokens = sorted_tokens.take_along_dim(order.argsort(dim=1)[..., None], dim=1)  # (B, N, E), each in its place
+#     drawn = parts.decoder(tokens + parts.decoder_positions)                        # (B, N, 3 p²)
+#     mean, variance = patches.mean(-1, keepdim=True), patches.var(-1, keepdim=True)
+#     target = (patches - mean) / (variance + 1e-6) ** 0.5
+#     hidden = torch.ones_like(noise, dtype=torch.bool).scatter(1, order[:, :keep], False)
+#     return (drawn - target).square().mean(-1)[hidden].mean()
+# ```
+#
+# A visible patch knows its place by its position alone: it stands no more where it stood. CLS is left out here; in MAE it goes
+# through both halves, and nothing is asked of it.
+#
+# </details>
+
+# %%
+def mae_loss(patches, noise, keep, parts):
+    raise NotImplementedError
+
+
+chapter03.check_mae_loss(mae_loss);
+
+# %% [markdown]
 # ## Find out
 #
 # No check stands behind this one: the answer is a measurement, and you make it.

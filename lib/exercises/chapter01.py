@@ -175,7 +175,7 @@ def _wrong_networks() -> dict[str, Tensor]:
 
 
 def _vit(x: Tensor, w: dict[str, Tensor], *, positions=True, cls_last=False, residual=True, norms=True, after=False, eps=1e-6,
-         last_norm=True, scale=0.25, heads=6, by_head=False, project=True, act=F.gelu, read=None, head=True, depth=12) -> Tensor:
+         last_norm=True, scale=0.25, heads=6, by_head=False, project=True, act=F.gelu, read=None, head=True, depth=12):
     """Logits (B, 10) from images (B, 3, 64, 64); each option but the two sizes makes a mistake."""
     def norm(x, name):
         return F.layer_norm(x, x.shape[-1:], w[f"{name}.weight"], w[f"{name}.bias"], eps)

@@ -1,10 +1,12 @@
 """Checks of chapter 03, masked image modelling."""
 import math
+from types import SimpleNamespace
 
 import torch
+from torch import Tensor, nn
 
 from lib.errors import CourseError
-from lib.exercises import check, compare
+from lib.exercises import check, compare, number
 
 
 @check
@@ -125,3 +127,68 @@ def check_put_back(put_back) -> str:
         "Hidden places hold zeros; they should hold the mask token.": torch.where(mask[..., None], 0.0, tokens),
     }, "For 2 visible tokens of 6")
     return "Every visible token is at its own place again."
+
+
+@check
+def check_mae_loss(mae_loss) -> str:
+    """mae_loss(patches (B, N, 3 p²), noise (B, N), keep, parts) -> a number; parts as `_mae_parts` makes them."""
+    generator = torch.Generator().manual_seed(0)
+    patches, noise = (torch.rand(size, generator=generator).double() for size in ((3, 9, 12), (3, 9)))
+    parts, keep = _mae_parts(), 3
+    right = _mae(patches, noise, keep, parts)
+    mistakes = {
+        "The loss counts hidden patches alone; yours counts the visible ones too.": dict(count="all"),
+        "You count the visible patches, the network has seen those.": dict(count="visible"),
+        "The target is the patch normalised by itself, not its plain pixels.": dict(normalised=False),
+        "The error is squared; you take its size.": dict(power=1),
+        "The encoder sees the visible patches alone; yours sees all.": dict(sees_all=True),
+        "The patches with the smallest noise stay; you keep the largest.": dict(turn=-1),
+        "Positions come before patches are hidden: a visible patch keeps the position of its own place.":
+            dict(positions="late"),
+        "The encoder does not know where its patches are: add the positions.": dict(positions="none"),
+        "The decoder does not know where anything is: add the decoder's positions to all tokens.": dict(second=False),
+        "The visible tokens are not back in their places when the decoder's positions are added.": dict(back=False),
+        "You add up the squared errors of a patch; take their mean.": dict(total=True),
+    }
+    wrong = {text: _mae(patches, noise, keep, parts, **options) for text, options in mistakes.items()}
+    got = number(mae_loss(patches.clone(), noise.clone(), keep, parts), "For 3 images of 9 patches, of which 3 are seen")
+    compare(got, right, wrong, "For 3 images of 9 patches, of which 3 are seen")
+    return "This is MAE: with 12 blocks for the encoder, 8 for the decoder and a CLS token it is the published one."
+
+
+def _mae_parts() -> SimpleNamespace:
+    """Small parts of an MAE for patches of 12 numbers, 9 an image; encoder and decoder let tokens see each other."""
+    class Mixer(nn.Module):
+        def __init__(self, width: int, out: int):
+            super().__init__()
+            self.own, self.others = nn.Linear(width, out), nn.Linear(width, out)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.own(x).tanh() + self.others(x).tanh().mean(1, keepdim=True)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return SimpleNamespace(
+            embed=nn.Linear(12, 8).double(), positions=torch.randn(9, 8).double(), encoder=Mixer(8, 8).double(),
+            to_decoder=nn.Linear(8, 6).double(), mask_token=torch.randn(6).double(),
+            decoder_positions=torch.randn(9, 6).double(), decoder=Mixer(6, 12).double())
+
+
+def _mae(patches: Tensor, noise: Tensor, keep: int, parts: SimpleNamespace, *, count="hidden", normalised=True, power=2,
+         sees_all=False, turn=1, positions="early", second=True, back=True, total=False) -> Tensor:
+    """The loss, image by image; each option makes a mistake."""
+    losses = []
+    for x, order in zip(patches, (turn * noise).argsort(dim=1)):                   # (N, 3 p²) and (N,)
+        seen, hidden = order[:keep], order[keep:]
+        tokens = parts.embed(x) + (parts.positions if positions == "early" else 0)
+        visible = tokens[order if sees_all else seen] + (parts.positions[:keep] if positions == "late" else 0)
+        latent = parts.encoder(visible[None])[0][:keep]
+        everything = parts.mask_token.repeat(len(x), 1)                            # (N, E)
+        everything[seen if back else torch.arange(keep)] = parts.to_decoder(latent)
+        drawn = parts.decoder((everything + (parts.decoder_positions if second else 0))[None])[0]
+        scale = (x.var(1, keepdim=True) + 1e-6).sqrt()
+        target = (x - x.mean(1, keepdim=True)) / scale if normalised else x
+        error = (drawn - target).abs() ** power
+        error = error.sum(1) if total else error.mean(1)                           # (N,)
+        losses.append({"hidden": error[hidden], "visible": error[seen], "all": error}[count])
+    return torch.cat(losses).mean()

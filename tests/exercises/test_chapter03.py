@@ -1,5 +1,6 @@
 """The checks of chapter 03: right answers pass, and each usual mistake fails with its name."""
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -32,7 +33,38 @@ def append(visible, noise, mask_token, first=False):
     return torch.cat([hidden, visible] if first else [visible, hidden], dim=1)
 
 
+def mae_loss(patches, noise, keep, parts, keep_visible=keep_visible, put_back=put_back, target=normalize_patches, power=2,
+             counted=lambda mask: mask, mean=lambda error: error.mean(-1), positions=1, late=0, second=1):
+    """Right as it is; each option makes a mistake."""
+    tokens = parts.embed(patches) + positions * parts.positions
+    visible, mask = keep_visible(tokens, noise, keep)
+    latent = parts.encoder(visible + late * parts.positions[:keep])
+    tokens = put_back(parts.to_decoder(latent), noise, parts.mask_token) + second * parts.decoder_positions
+    error = mean((parts.decoder(tokens) - target(patches)).abs() ** power)
+    return error[counted(mask)].mean()
+
+
+def mae_that_sees_all(patches, noise, keep, parts):
+    tokens = parts.encoder(parts.embed(patches) + parts.positions)
+    visible, mask = keep_visible(tokens, noise, keep)
+    tokens = put_back(parts.to_decoder(visible), noise, parts.mask_token) + parts.decoder_positions
+    return (parts.decoder(tokens) - normalize_patches(patches)).square().mean(-1)[mask].mean()
+
+
 # Other right answers
+
+def mae_by_mask(patches, noise, keep, parts):
+    """Visible tokens in the order of their places instead of their noise, each image alone, a weighted sum for the mean."""
+    total, count = 0.0, 0
+    for x, order in zip(patches, noise.argsort(1)):
+        seen = torch.zeros(len(x), dtype=torch.bool).scatter(0, order[:keep], True)
+        full = parts.mask_token.expand(len(x), -1).clone()
+        full[seen] = parts.to_decoder(parts.encoder((parts.embed(x) + parts.positions)[None, seen])[0])
+        drawn = parts.decoder((full + parts.decoder_positions)[None])[0]
+        total += (drawn - normalize_patches(x))[~seen].square().sum()
+        count += (~seen).sum() * x.shape[1]
+    return float(total / count)
+
 
 def in_single_precision(pixels, patch_size, cell, ratio):
     cells = (pixels // (patch_size * cell)) ** 2
@@ -96,6 +128,7 @@ def test_the_helpers_behind_the_mistakes_are_right_themselves():
     ("hidden_share", hidden_share), ("hidden_share", in_single_precision),
     ("normalize_patches", normalize_patches), ("normalize_patches", patch_by_patch),
     ("keep_visible", keep_visible), ("keep_visible", image_by_image), ("put_back", put_back), ("put_back", scattered),
+    ("mae_loss", mae_loss), ("mae_loss", mae_by_mask),
 ])
 def test_a_right_answer_passes(name, answer, verdict):
     result, line = verdict(getattr(chapter03, f"check_{name}"), answer)
@@ -139,6 +172,18 @@ def test_a_right_answer_passes(name, answer, verdict):
     ("put_back", lambda *a: append(*a, first=True).take_along_dim(a[1].argsort(1).argsort(1)[..., None], 1), "were put first"),
     ("put_back", lambda visible, noise, token: put_back(visible, noise, 0 * token), "Hidden places hold zeros"),
     ("put_back", lambda visible, noise, token: visible, "the shape (2, 6, 4) was expected, and (2, 2, 4) came"),
+    ("mae_loss", partial(mae_loss, counted=torch.ones_like), "counts the visible ones too"),
+    ("mae_loss", partial(mae_loss, counted=torch.logical_not), "the network has seen those"),
+    ("mae_loss", partial(mae_loss, target=lambda x: x), "not its plain pixels"),
+    ("mae_loss", partial(mae_loss, power=1), "you take its size"),
+    ("mae_loss", mae_that_sees_all, "yours sees all"),
+    ("mae_loss", lambda x, noise, *a: mae_loss(x, -noise, *a), "you keep the largest"),
+    ("mae_loss", partial(mae_loss, positions=0, late=1), "the position of its own place"),
+    ("mae_loss", partial(mae_loss, positions=0), "does not know where its patches are"),
+    ("mae_loss", partial(mae_loss, second=0), "does not know where anything is"),
+    ("mae_loss", partial(mae_loss, put_back=append), "not back in their places"),
+    ("mae_loss", partial(mae_loss, mean=lambda error: error.sum(-1)), "take their mean"),
+    ("mae_loss", lambda *a: mae_loss(*a)[None], "the shape () was expected, and (1,) came"),
 ])
 def test_a_mistake_is_named(name, answer, message, verdict):
     result, line = verdict(getattr(chapter03, f"check_{name}"), answer)
