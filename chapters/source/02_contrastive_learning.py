@@ -12,7 +12,8 @@
 # 4. train MoCo v3 on a CPU in seconds, and measure it with k nearest neighbours;
 # 5. make a network collapse on purpose, and see the collapse in a number.
 #
-# *You need:* chapter 01, PyTorch. *Time:* about 65 minutes to read; the cells run in about 40 seconds on a CPU.
+# *You need:* chapter 01, PyTorch. *Time:* about 65 minutes to read, 70 for the exercises; the cells run in about 40 seconds
+# on a CPU.
 
 # %%
 import matplotlib.pyplot as plt
@@ -711,6 +712,50 @@ def effective_rank(features):
 
 
 chapter02.check_effective_rank(effective_rank);
+
+# %% [markdown]
+# ### Exercise 5 · ★★★ · 30 minutes
+#
+# Train a network yourself, from an empty page. You get a small `network` with random weights, images (B, 3, 32, 32) → vectors
+# (B, D), and `two_views(step)`, which gives two views of the 128 images of a step. Write `train_simclr(network, two_views, steps)`:
+# SimCLR's game of exercise 2 at temperature 0.2, AdamW with a learning rate of 0.005; return a list with the loss of each step.
+# The check lets it train for 60 steps (five seconds), and judges the network alone: does k-NN find at least 25 % more of the
+# shapes than before?
+#
+# *Hint:* before you train for long, look at the first loss. What should it be near, if a network cannot tell 256 vectors apart?
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# import torch
+# import torch.nn.functional as F
+#
+# def train_simclr(network, two_views, steps):
+#     optimizer = torch.optim.AdamW(network.parameters(), lr=0.005)
+#     losses = []
+#     for step in range(steps):
+#         view1, view2 = two_views(step)
+#         z = F.normalize(torch.cat([network(view1), network(view2)]), dim=1)        # (2B, D)
+#         logits = (z @ z.T / 0.2).fill_diagonal_(-torch.inf)
+#         loss = F.cross_entropy(logits, torch.arange(len(z)).roll(len(view1)))
+#         optimizer.zero_grad()
+#         loss.backward()
+#         optimizer.step()
+#         losses.append(loss.item())
+#     return losses
+# ```
+#
+# The first loss is near log 255 = 5.54: a choice among 255 others. Then break it: leave `zero_grad` out, or the `fill_diagonal_`.
+# Both still learn here, which is why such faults live long; a loss that falls is no proof that a loop is right.
+#
+# </details>
+
+# %%
+def train_simclr(network, two_views, steps):
+    raise NotImplementedError
+
+
+chapter02.check_train_simclr(train_simclr);
 
 # %% [markdown]
 # ## Find out

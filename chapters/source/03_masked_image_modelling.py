@@ -12,7 +12,7 @@
 # 4. judge a reconstruction loss against guesses that need no network;
 # 5. show what happens to the loss, and to the network, when the mask is left out.
 #
-# *You need:* chapters 01 and 02. *Time:* about 50 minutes to read; the cells run in about 40 seconds on a CPU.
+# *You need:* chapters 01 and 02. *Time:* about 50 minutes to read, 65 for the exercises; the cells run in about 40 seconds on a CPU.
 
 # %%
 import matplotlib.pyplot as plt

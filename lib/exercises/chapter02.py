@@ -1,12 +1,18 @@
 """Checks of chapter 02, contrastive learning."""
+import functools
 import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from lib.data import Loaded, Shapes
 from lib.errors import CourseError
+from lib.evaluation.features import extract
+from lib.evaluation.neighbors import knn_accuracy
 from lib.exercises import check
+from lib.training.build import build
+from lib.training.recipes import recipe
 
 
 def _numbers(got, expected: tuple[float, ...], mistakes: dict[str, tuple[float, ...]], given: str) -> None:
@@ -141,3 +147,90 @@ def check_effective_rank(effective_rank) -> str:
     mistakes = {"0 log 0 is 0, and not nan: torch.special.entr knows that.": (math.nan,)}
     _numbers(effective_rank(flat), (1.0,), mistakes, "For features that are all the same")
     return "Collapsed features have rank 1, whatever their width."
+
+
+@check
+def check_train_simclr(train_simclr) -> str:
+    """train_simclr(network, two_views, steps) -> the loss of each step; the network is trained in place.
+
+    Nothing but what comes out is judged, so the loss, the optimiser and the order of lines are the learner's own.
+    """
+    network, source, steps, asked = _Projected(), _source("train"), 60, []
+
+    def two_views(step: int) -> tuple[Tensor, Tensor]:
+        asked.append(int(step))
+        numbers = torch.arange(128 * asked[-1], 128 * asked[-1] + 128)
+        batch = network.objective.prepare(source.images(numbers % len(source)), numbers)
+        return batch["view1"], batch["view2"]
+
+    before = [p.detach().clone() for p in network.parameters()]
+    with torch.enable_grad():
+        losses = _losses(train_simclr(network, two_views, steps), steps)
+    if sorted(asked) != list(range(steps)):
+        raise CourseError(f"two_views was to be asked once for each step, 0 to {steps - 1}; it was asked {len(asked)} times, "
+                          f"for {len(set(asked))} different steps. Each step has its own batch, and both views come together")
+    if not all(map(math.isfinite, losses)):
+        raise CourseError(f"the loss was {next(x for x in losses if not math.isfinite(x))} in step "
+                          f"{[math.isfinite(x) for x in losses].index(False)}. Is each vector's partner its *other* view, "
+                          "and only its logit with itself minus infinity?")
+    if all(torch.equal(p, old) for p, old in zip(network.parameters(), before)):
+        raise CourseError("no weight of the network moved. Does each step call backward() and then the optimiser's step(), "
+                          "and does the optimiser hold network.parameters()?")
+    first, last = (sum(some) / 5 for some in (losses[:5], losses[-5:]))
+    spread = _spread(network, source)
+    if spread < 0.2:
+        raise CourseError(f"all images get nearly the same vector: their spread is {spread:.2f}, where 1 fills the sphere. "
+                          "That is collapse; what pushes different images apart in your loss?")
+    if last >= first:
+        raise CourseError(f"the loss does not fall: {first:.2f} in the first five steps, {last:.2f} in the last five. Are the "
+                          "gradients of the step before set to zero, and is the learning rate 0.005?")
+    now, then = _neighbours(network), _neighbours(_Projected())
+    if now - then < 0.25:
+        raise CourseError(f"the loss falls, from {first:.2f} to {last:.2f}, and k-NN finds {now:.0%} of the shapes where the "
+                          f"untrained network finds {then:.0%}; 25 points more were expected. Are there two *different* views "
+                          "in your loss, are all vectors scaled to length 1, and is each one's partner its other view?")
+    return f"No label was used, and k-NN on your network finds {now:.0%} of the shapes; untrained it was {then:.0%}."
+
+
+class _Projected(nn.Module):
+    """The small network of the chapter, with random weights: images (B, 3, 32, 32) -> projections of CLS (B, D)."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            object.__setattr__(self, "objective", build(recipe("mocov3", "smoke", device="cpu")).train())
+        self.backbone, self.projector = self.objective.backbone, self.objective.projector
+        del self.projector[-1]                                         # a batch norm, which would hide a collapse
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.projector(self.backbone.forward_features(images)[:, 0])
+
+
+@functools.cache
+def _source(split: str) -> Loaded:
+    return Loaded(Shapes(split, 32, 4000 if split == "train" else 500, "easy"))
+
+
+def _neighbours(network: _Projected) -> float:
+    """Share of the shapes that k-NN on CLS finds."""
+    bank = Loaded(_source("train"), limit=1000)
+    return knn_accuracy(*extract(network.backbone, bank), *extract(network.backbone, _source("val")))
+
+
+def _spread(network: _Projected, source: Loaded) -> float:
+    """Deviation of unit projections of 128 images, times the root of their width: 1 fills the sphere, 0 is collapse."""
+    numbers = torch.arange(128)
+    z = F.normalize(network.train()(network.objective.prepare(source.images(numbers), numbers)["view1"]), dim=1)
+    return z.std(0).mean().item() * z.shape[1] ** 0.5
+
+
+def _losses(got, steps: int) -> list[float]:
+    """What the answer gave, as numbers. Raises CourseError unless there is one for each step."""
+    try:
+        numbers = [float(x.detach() if isinstance(x, Tensor) else x) for x in got]
+    except (TypeError, ValueError, RuntimeError):
+        raise CourseError(f"{steps} losses were expected, a list of one number for each step, and a {type(got).__name__} came. "
+                          "Is the return missing?") from None
+    if len(numbers) != steps:
+        raise CourseError(f"{steps} losses were expected, one for each step, and {len(numbers)} came.")
+    return numbers

@@ -1,5 +1,6 @@
 """The checks of chapter 02: right answers pass, and each usual mistake fails with its name."""
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -25,6 +26,35 @@ def alignment_uniformity(a, b):
 def effective_rank(features):
     values = torch.linalg.svdvals(features)
     return torch.special.entr(values / values.sum()).sum().exp()
+
+
+def train_simclr(network, two_views, steps, loss=lambda a, b: nt_xent(a, b, 0.2), optimizer=torch.optim.AdamW, lr=0.005,
+                 views=lambda a, b: (a, b)):
+    """Right as it is; each option makes a mistake."""
+    optimizer, losses = optimizer(network.parameters(), lr=lr), []
+    for step in range(steps):
+        value = loss(*(network(view) for view in views(*two_views(step))))
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        losses.append(value)
+    return losses
+
+
+def no_training(network, two_views, steps, step_of=lambda step: step, loss=lambda step: -step, nudge=0.0):
+    """Asks for views and gives losses, and moves weights by `nudge`."""
+    for step in range(steps):
+        two_views(step_of(step))
+    with torch.no_grad():
+        for p in network.parameters():
+            p += nudge
+    return [float(loss(step)) for step in range(steps)]
+
+
+def without_length_1(a, b):
+    z = torch.cat([a, b])
+    logits = (z @ z.T / 0.2).masked_fill(torch.eye(len(z), dtype=bool), -torch.inf)
+    return F.cross_entropy(logits, torch.arange(len(z)).roll(len(a)))
 
 
 def similarities(z1, z2):
@@ -123,7 +153,7 @@ def test_the_helpers_behind_the_mistakes_are_right_themselves():
 @pytest.mark.parametrize("name, answer", [
     ("half_life", half_life), ("half_life", in_single_precision), ("nt_xent", nt_xent), ("nt_xent", query_by_query),
     ("alignment_uniformity", alignment_uniformity), ("alignment_uniformity", with_cosines),
-    ("effective_rank", effective_rank), ("effective_rank", with_an_epsilon),
+    ("effective_rank", effective_rank), ("effective_rank", with_an_epsilon), ("train_simclr", train_simclr),
 ])
 def test_a_right_answer_passes(name, answer, verdict):
     result, line = verdict(getattr(chapter02, f"check_{name}"), answer)
@@ -173,6 +203,14 @@ def test_a_right_answer_passes(name, answer, verdict):
     ("effective_rank", torch.linalg.matrix_rank, "above a threshold"),
     ("effective_rank", nan_at_zero, "1.0000 was expected, and nan came. 0 log 0 is 0"),
     ("effective_rank", torch.linalg.svdvals, "one number was expected, and 5 came"),
+    ("train_simclr", partial(train_simclr, views=lambda a, b: (a, a)), "two *different* views"),
+    ("train_simclr", partial(train_simclr, loss=without_length_1), "scaled to length 1"),
+    ("train_simclr", partial(train_simclr, loss=lambda a, b: -torch.cosine_similarity(a, b).mean()), "That is collapse"),
+    ("train_simclr", no_training, "no weight of the network moved"),
+    ("train_simclr", partial(no_training, nudge=1e-4, loss=lambda step: step), "does not fall: 2.00 in the first five"),
+    ("train_simclr", partial(no_training, loss=lambda step: math.inf if step == 7 else 1), "the loss was inf in step 7"),
+    ("train_simclr", partial(no_training, step_of=lambda step: 0), "asked 60 times, for 1 different steps"),
+    ("train_simclr", lambda network, two_views, steps: [1.0], "60 losses were expected, one for each step, and 1 came"),
 ])
 def test_a_mistake_is_named(name, answer, message, verdict):
     result, line = verdict(getattr(chapter02, f"check_{name}"), answer)
