@@ -50,6 +50,7 @@ def open_subject(name: str) -> Subject:
         if name in zoo.others():
             raise CourseError(f"{name} is no ViT, which is what is measured here; data/results/zoo/{world}-{model}.json says "
                               "how good it is")
+        zoo.trainings(model, world)                                # raises, and says which names ship
     backbone, recipe = load_backbone(name)
     return _ours(backbone, untrained_backbone(recipe), recipe)
 

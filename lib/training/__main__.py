@@ -151,7 +151,8 @@ def report(trainer: Trainer, out: str, seconds: float) -> None:
         return
     losses = [line["loss"] for line in trainer.history if "loss" in line]
     knn = [line["knn"] for line in trainer.history if "knn" in line]
-    print(f"done in {seconds / 60:.1f} min: loss {losses[0]:.4f} -> {losses[-1]:.4f}"
+    began = f"{losses[0]:.4f} -> " if len(losses) > 1 else ""
+    print(f"done in {seconds / 60:.1f} min: loss {began}{losses[-1]:.4f}"
           + (f", k-NN {knn[-1]:.1%}" if knn else "") + f"; weights in {out}/backbone.safetensors")
 
 

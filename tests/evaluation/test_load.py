@@ -100,6 +100,11 @@ def test_a_name_that_timm_does_not_know(hub, monkeypatch, name):
     assert hub.asked == []
 
 
+def test_a_name_that_does_not_ship_gets_the_names_that_do():
+    with pytest.raises(CourseError, match=r"no checkpoint 'nothere' ships for world 'shapes'; there are supervised, mocov3, "):
+        load.open_subject("shapes/nothere")
+
+
 def test_the_control_of_a_further_training_is_drawn_with_its_seed():
     controls = [load.open_subject(f"shapes/{name}").untrained for name in ("mocov3", "mocov3-seed1")]
     first, again = (control.blocks[0].mlp.fc1.weight for control in controls)
