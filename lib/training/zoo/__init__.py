@@ -42,10 +42,16 @@ _CPU_MODEL = {
 }
 _CPU_EPOCHS = {
     "shapes": {"supervised": 4, "mocov3": 8, "dino": 8, "simmim": 10, "mae": 16, "hybrid": 8},
-    "imagenette": {"supervised": 12, "mocov3": 40, "dino": 6, "simmim": 80, "mae": 40, "hybrid": 6},
+    "imagenette": {"supervised": 12, "mocov3": 40, "dino": 6, "simmim": 80, "mae": 40, "hybrid": 40},
 }
 # Over more epochs crops may be harsher and averages slower.
-_CPU_LONG = {"imagenette": {"mocov3": dict(momentum=0.98, crop_min=0.3, warmup_epochs=2), "simmim": dict(warmup_epochs=2)}}
+_CPU_LONG = {
+    "imagenette": {
+        "mocov3": dict(momentum=0.98, crop_min=0.3, warmup_epochs=2),
+        "simmim": dict(warmup_epochs=2),
+        "hybrid": dict(momentum=0.98, crop_min=0.3, warmup_epochs=2),
+    },
+}
 _CPU_SWEEP_EPOCHS = 2                                              # a sweep on a CPU is of seven networks for each seed
 # Labelled images that fine-tuning gets, None for all: few where the CPU must be done in minutes.
 LABELS = {"gpu": {"shapes": 2000, "imagenette": None}, "cpu": {"shapes": 500, "imagenette": 1000}}
