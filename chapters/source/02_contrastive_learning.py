@@ -558,13 +558,14 @@ plots.show(figure, alt="Neither: all prototypes alike. Centred: the same. Sharpe
 # ## 6. On photographs
 #
 # Ten seconds and a made world are good to look at. Does the same code learn from photographs? The file below was written by
-# `python -m lib.evaluation` after a run on Imagenette (9,469 photographs in ten classes, without their labels).
+# `python -m lib.evaluation` after a run on Imagenette (9,469 photographs in ten classes, without their labels). Its network
+# ships with the course: `zoo.load("mocov3", world="imagenette")`.
 
 # %%
 import json
 from pathlib import Path
 
-measured = json.loads(Path("../data/results/imagenette-mocov3.json").read_text())
+measured = json.loads(Path("../data/results/zoo/imagenette-mocov3.json").read_text())
 r = measured["recipe"]
 print(f"{r['model']}, {r['image_size']} px, {r['epochs']} epochs, {measured['training']['minutes']:.0f} minutes on a CPU")
 for name in ("trained", "untrained"):

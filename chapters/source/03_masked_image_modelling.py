@@ -422,13 +422,14 @@ Reconstruction(few, "mae", mask=hole)
 #
 # ## 6. On photographs
 #
-# The same code on Imagenette, 9,469 photographs without their labels; the file was written by `python -m lib.evaluation`.
+# The same code on Imagenette, 9,469 photographs without their labels; the file was written by `python -m lib.evaluation`, and
+# the network ships with the course.
 
 # %%
 import json
 from pathlib import Path
 
-measured = json.loads(Path("../data/results/imagenette-simmim.json").read_text())
+measured = json.loads(Path("../data/results/zoo/imagenette-simmim.json").read_text())
 r = measured["recipe"]
 print(f"{r['model']}, {r['image_size']} px, {r['epochs']} epochs, {measured['training']['minutes']:.0f} minutes on a CPU")
 for name in ("trained", "untrained"):
