@@ -418,14 +418,14 @@ for axis, quantity in zip(axes, ("distance", "nmi")):
 axes[0].set(ylabel="attention distance, px", title="Distance, photographs", ylim=(0, None))
 axes[1].set(ylabel="NMI (log scale)", title="NMI, photographs", yscale="log")
 axes[0].legend(loc="lower right", fontsize=8)
-plots.show(figure, alt="On photographs: SimMIM's distance dips to 10 px in block 2, MAE's begins at 26, the others stay near 33; MoCo v3's NMI ends near 0.")
+plots.show(figure, alt="On photographs: SimMIM's distance dips to 7 px in block 3, MAE's begins at 26, the others stay near 30; MoCo v3's NMI ends near 0.")
 
 # %% [markdown]
-# No: on photographs MoCo v3's distance dips even less, so repeating textures cannot be the whole reason. The two
-# methods differ more in distance than on shapes, and less in late NMI. **SimMIM's blocks 2 and 3 look 10 to 12 px far,
-# hardly more than to the next patch, and late it still looks about 3 px less far than MoCo v3. MoCo v3's NMI falls
-# below that of random weights from block 6 on** (on shapes from block 6, 9 and 7): there every query gets nearly the
-# same map. MAE, masked modelling with a decoder, starts between the two and ends with MoCo v3.
+# No: on photographs too MoCo v3's distance dips little, to 29 px in block 2, so repeating textures cannot be the whole
+# reason. The two methods differ more in distance than on shapes, and less in late NMI. **SimMIM's blocks 2 to 4 look 7
+# to 15 px far, block 3 hardly beyond the patch itself, and late it still looks some 2 px less far than MoCo v3. MoCo
+# v3's NMI falls below that of random weights from block 8 on** (on shapes from block 6, 9 and 7): there every query
+# gets nearly the same map. MAE, masked modelling with a decoder, starts between the two and ends with MoCo v3.
 #
 # ## 4. Who is like whom?
 #
@@ -633,14 +633,15 @@ for world, those in trained_on.items():
               f"{photo_nmi:.3f}; distance: shapes ≈ {px:.1f} px, photographs ≈ {photo_px:.1f} px")
 
 # %% [markdown]
-# **MoCo v3's late NMI is 0.003 or 0.004 in all four combinations**: one map for every query is a habit of these two
+# **MoCo v3's late NMI is 0.003 to 0.007 in all four combinations**: one map for every query is a habit of these two
 # networks, whatever they were trained on and whatever they are shown. (Of the two other trainings on shapes one has
 # .004 as well, and one .017, which is what random weights have: it collapses in its last two blocks only.) Masked
 # modelling of shapes keeps its habits on photographs too, nearly. Masked modelling of photographs keeps less: shown
-# shapes, it looks as far as random weights do, and MAE's NMI falls to a ninth of that on these squares (and to a
-# quarter of the 0.02 that it has on Imagenette's own validation images). SimMIM's NMI stays far above random weights',
-# whatever it is shown. So a habit of a *method* has to be shown on more than one kind of images, and the hybrid, with
-# twice the NMI on photographs, says the same. (Two photographs are no sample of photographs, so there is no interval.)
+# shapes, MAE looks as far as random weights do, and its NMI falls to a ninth of that on these squares (and to a quarter
+# of the 0.02 that it has on Imagenette's own validation images). SimMIM's NMI stays far above random weights', whatever
+# it is shown, and it looks less far. So a habit of a *method* has to be shown on more than one kind of images, and the
+# hybrid, with twice the NMI on photographs, says the same. (Two photographs are no sample of photographs, so there is
+# no interval.)
 #
 # ## 6. Does it hold?
 #

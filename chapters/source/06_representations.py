@@ -654,8 +654,8 @@ display(Markdown(ledger.over_trainings([entries[id] for id in ("park-4", "park-1
 # images, runs from .01 to .35 over trainings.) What the control adds: an untrained network does all of this too, a
 # little less in unison, and it keeps tokens to their image as well: more than MoCo v3 in the first training (+.13), as
 # much in the second, less in the third (−.05). What does not show on shapes: that late contrastive attention drives
-# images apart more than other attention does. (On photographs it does, by a hair, and random weights do it more: park-4
-# in chapter 13.)
+# images apart more than other attention does. (On photographs it does, and random weights do it more: park-4 in chapter
+# 13.)
 #
 # ## Exercises
 #

@@ -340,10 +340,10 @@ figure.suptitle("Dashed: ViT-B/16 on ImageNet, published; lines: the course's ne
 plots.show(figure, alt="Three panels by depth: published curves dashed, the course's MoCo v3, SimMIM and untrained network as lines.")
 
 # %% [markdown]
-# Here both start from the *same* untrained network, which is what the published pair lacks. In the right panel MoCo v3 ends
-# below that start and SimMIM above it: with the start held equal, the claim about frequencies holds late in the network,
-# and against the control, on shapes and for Δ as it is defined. (Chapter 07 takes a constant vector out of the tokens, and
-# SimMIM's lead is gone; and on photographs its network ends level with the control.)
+# Here both start from the *same* untrained network, which is what the published pair lacks. In the right panel MoCo v3
+# ends below that start and SimMIM above it: with the start held equal, the claim about frequencies holds late in the
+# network, and against the control, on shapes and for Δ as it is defined. (Chapter 07 takes a constant vector out of the
+# tokens, and SimMIM's lead is gone; on photographs, too, SimMIM ends above the control.)
 #
 # The published courses do not all show. In the middle, both of MoCo v3's NMI curves rise early and fall to nearly 0. On the
 # left, the published distance dips to 0.6 of uniform and comes back, and ours stays near it; on the right, the published

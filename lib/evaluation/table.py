@@ -98,8 +98,7 @@ def rebuild(world: str, device: str = "cpu") -> str:
 # ---------------------------------------------------------------------------------------------------------- the README
 
 def table(folder: Path = RESULTS) -> str:
-    """Markdown: the shipped checkpoints of each world, what is known of the hard one, then a line for each imagenette-*.json,
-    trained beside untrained."""
+    """Markdown: the shipped checkpoints of each world, and what is known of the hard one."""
     parts, shipped = [], zoo.manifest() if (zoo.FOLDER / "manifest.json").exists() else {}
     for world in dict.fromkeys(key.split("/")[0] for key in shipped):
         found = {name: written(world, name, folder=folder) for name in [*zoo.names(world), "untrained"]}
@@ -111,17 +110,7 @@ def table(folder: Path = RESULTS) -> str:
         parts.append("The `hard` end of the world challenges even who has labels. Trained and measured there, the recipe of\n"
                      f"Supervised ({found['log'][-1]['step']} steps) names {trained} of the shapes by linear probe,\n"
                      f"an untrained network {untrained}.\n")
-    lines = ["| | images seen | minutes | k-NN | k-NN, untrained | linear | linear, untrained |",
-             "|---|---|---|---|---|---|---|"]
-    for path in sorted(folder.glob("imagenette-*.json")):
-        result = read_report(path)
-        recipe = result["recipe"]
-        cells = [cell(m) for probe in ("knn", "linear") for m in (result["trained"][probe], result["untrained"][probe])]
-        seen = max(line["step"] for line in result["log"]) * recipe["batch_size"]
-        cells = [f"{NAMES[recipe['objective']]}, {recipe['epochs']} epochs", f"{seen:,}",
-                 f"{result['training']['minutes']:.0f}", *cells]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*parts, *lines]) + "\n"
+    return "\n".join(parts) + "\n"
 
 
 if __name__ == "__main__":
