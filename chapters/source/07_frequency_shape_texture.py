@@ -193,16 +193,17 @@ on_photographs["untrained"] = written("imagenette", "simmim", "untrained")["delt
 for name, c in on_photographs.items():
     axis.plot(c["depth"], c["value"], "o-", ms=3, color=plots.COLORS[name], label=NAMES[name])
     axis.fill_between(c["depth"], c["low"], c["high"], color=plots.COLORS[name], alpha=0.25, lw=0)
-axis.set(xlabel="depth", xticks=range(13), ylabel="Δ log amplitude", title="On photographs masked networks stay high, MoCo v3 falls (n = 500)")
+axis.set(xlabel="depth", xticks=range(13), ylabel="Δ log amplitude", title="Photographs: MoCo v3 falls; masks and labels stay high (n = 500)")
 axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-plots.show(figure, alt="Curves by depth on photographs: MAE stays highest, SimMIM next, both above untrained at the end; MoCo v3 ends lowest.")
+plots.show(figure, alt="Curves by depth on photographs: MAE stays highest, SimMIM and Supervised next, all above untrained at the end; MoCo v3 ends lowest.")
 
 # %% [markdown]
 # MoCo v3 ends lowest again, DINO and the hybrid before it, as on shapes. It begins above the control, falls all the way
 # and is below it from block 7 on. From block 2 on MAE is highest. SimMIM falls in its first block, is above random
 # weights from block 3 on and ends half a unit above them, just below MAE. (After 24 epochs instead of 80 it still ended
 # where they do: high frequencies are what it learned late.) **"CL low" and "MIM high" both show on photographs**; on
-# shapes the second shows for SimMIM and one MAE of three.
+# shapes the second shows for SimMIM and one MAE of three. But the network that learned from labels ends as high as
+# SimMIM: to stay high takes no masks, and what is peculiar here is the fall of those that learned from views.
 #
 # ### What a constant does
 #
@@ -828,8 +829,9 @@ plots.show(figure, alt="Six shapes; below them the same shapes, grainy, with the
 # - The tokens of an image are a picture with D channels. Δ log amplitude compares its finest pattern on the diagonal with
 #   its mean.
 # - By this measure, late, contrastive networks are low and SimMIM is high, as the paper says, and random weights lie
-#   between; of MAE one training of three is high. (On photographs both masked networks end above random weights.) The
-#   course over depth is another than the paper's, so the ledger (chapter 13) books the claim as not supported.
+#   between; of MAE one training of three is high. (On photographs both masked networks end above random weights, and so
+#   does the supervised one.) The course over depth is another than the paper's, so the ledger (chapter 13) books the
+#   claim as not supported.
 # - A vector that all tokens share moves Δ and tells nothing about an image. Without it, next to nothing is left of
 #   SimMIM's lead.
 # - Published band noise grows with the frequency. Compare bands at equal energy, and drops image by image.
