@@ -440,8 +440,8 @@ panels = {"published: ViT-B, ImageNet": published, "here: shapes": points_of(res
 figure, axes = plt.subplots(1, 3, figsize=(7.5, 2.9))
 sides = {"supervised": ((7, -3), "left"), "mocov3": ((-7, -2), "right"), "simmim": ((7, -8), "left"),
          "hybrid": ((7, -9), "left")}  # where a name stands beside its point
-crowded = sides | {"supervised": ((-7, -3), "right"), "simmim": ((7, -1), "left"), "hybrid": ((7, -6), "left"),
-                   "dino": ((0, -12), "left"), "untrained": ((0, -12), "center")}
+crowded = sides | {"supervised": ((-7, 2), "right"), "mocov3": ((-5, -9), "right"), "simmim": ((7, -5), "left"),
+                   "hybrid": ((7, -3), "left"), "dino": ((3, -11), "left"), "untrained": ((0, -12), "center")}
 for axis, (title, points) in zip(axes, panels.items()):
     for name, (x, y) in points.items():
         axis.plot(x, y, "o", color=plots.COLORS[name], label=NAMES[name])
