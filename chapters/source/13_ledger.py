@@ -448,13 +448,13 @@ for id, (one, other) in pairs.items():
 # are more alike than SimMIM's on shapes and less alike on photographs (park-3; its tokens are more alike in both); park-4
 # turns by its third check, variance between images, of which random weights have more.
 #
-# **Three turn towards the paper, and at least one of them was learned.** With MAE beside it, the part of a block in which
-# MoCo v3 differs is the one that Shekhar et al. name (shekhar-5): the MLP's first layer agrees more than norm and QKV, and
-# with random weights in MoCo v3's place it agrees less. Its neighbours tell the class from early on, and MAE's do not
-# (shekhar-6); whether random weights do is open, but by the differences training adds to it. Fine-tuning moves MAE towards
-# MoCo v3 (shekhar-9), and towards random weights too. These are checks of a MoCo v3 of 40 epochs. One of 8 had left all
-# three open: **what a network has not learned yet looks like a claim that fails**, and the rule for undertrained networks
-# had let it pass.
+# **Of Shekhar et al.'s claims three turn towards the paper, and at least one of them was learned.** With MAE beside it,
+# the part of a block in which MoCo v3 differs is the one that Shekhar et al. name (shekhar-5): the MLP's first layer
+# agrees more than norm and QKV, and with random weights in MoCo v3's place it agrees less. Its neighbours tell the
+# class from early on, and MAE's do not (shekhar-6); whether random weights do is open, and two of its three checks come
+# out higher with training. Fine-tuning moves MAE towards MoCo v3 (shekhar-9), and towards random weights too. These are
+# checks of a MoCo v3 of 40 epochs. One of 8 had left all three open: **what a network has not learned yet looks like a
+# claim that fails**, and the rule for undertrained networks had let it pass.
 #
 # Seventeen single checks read *supported* in one world and *not supported* in the other; five of them lie within about two
 # half widths of the margin in one of the worlds, and with so many checks some of these are chance, and nine are open over
