@@ -401,8 +401,8 @@ for id, entry in repeated.items():
 #
 # The course has a second set of networks, trained on Imagenette's photographs (chapter 04), once each. Claims about
 # networks that ship for photographs too were put to them. For shapes, this section takes the first training alone, too;
-# its control stays that of three draws. MoCo v3, SimMIM and MAE had one and a half to five times the steps that they
-# had on shapes, the others about as many or fewer; all learned less. Without labels their probes lie 20 (MoCo v3), 12
+# its control stays that of three draws. All but DINO and the hybrid had one and a half to five times the steps that
+# they had on shapes, these two less than half; all learned less. Without labels their probes lie 20 (MoCo v3), 12
 # (MAE), 9 (SimMIM) and 4 points (DINO) above random weights. The hybrid has had 6 of 40 planned epochs, so by the rule
 # above it counts neither way.
 #
