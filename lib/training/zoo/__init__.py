@@ -42,7 +42,7 @@ _CPU_MODEL = {
 }
 _CPU_EPOCHS = {
     "shapes": {"supervised": 4, "mocov3": 8, "dino": 8, "simmim": 10, "mae": 16, "hybrid": 8},
-    "imagenette": {"supervised": 12, "mocov3": 40, "dino": 6, "simmim": 80, "mae": 40, "hybrid": 40},
+    "imagenette": {"supervised": 12, "mocov3": 40, "dino": 6, "simmim": 80, "mae": 40, "hybrid": 24},
 }
 # Over more epochs crops may be harsher and averages slower.
 _CPU_LONG = {
