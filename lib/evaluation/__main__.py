@@ -1,9 +1,9 @@
-"""Evaluate a network: `python -m lib.evaluation frozen runs/x --out data/results/x.json`, and six more yardsticks.
+"""Evaluate a network: `python -m lib.evaluation frozen runs/x --out data/results/x.json`, and seven more yardsticks.
 
 A network is a run's folder, a checkpoint that ships ("shapes/mocov3"), an official one ("official:mocov3-vitb16") or "timm:"
 and a name. It is measured beside an untrained one of its kind, the negative control. Several processes share the images of
-`frozen`, `depths` and `finetune`: `torchrun --nproc-per-node 8 -m lib.evaluation finetune runs/x --recipe mae`. On a cluster:
-lib/training/slurm.sh.
+`frozen`, `attentive`, `depths` and `finetune`: `torchrun --nproc-per-node 8 -m lib.evaluation finetune runs/x --recipe mae`.
+On a cluster: lib/training/slurm.sh.
 
 Exit codes: 0 done; 2 something given was wrong; 75 stopped by SIGTERM: the same command begins again, with --keep after the
 last epoch that was finished.
@@ -32,6 +32,7 @@ from lib.data.shapes import DIFFICULTIES
 from lib.errors import CourseError
 from lib.evaluation import finetune as tuning
 from lib.evaluation import kept
+from lib.evaluation.attentive import AttentiveRecipe, attentive_probe
 from lib.evaluation.classifier import LinearClassifier
 from lib.evaluation.dense import OBJECT_MASKS, dense_probe
 from lib.evaluation.depths import by_depth
@@ -90,6 +91,13 @@ def to_look_at(a, subject: Subject, split: str, limit: int | None = None):
     return Centre(open_source(a.data, split, round(subject.size / a.crop), limit=limit), subject.size, a.crop)
 
 
+def both(a, subject: Subject) -> list:
+    """The sources to train a probe on and to measure it on."""
+    limits = COUNTS if a.data == "shapes" else dict.fromkeys(COUNTS)
+    limits = limits if a.images is None else limits | {"train": a.images}
+    return [to_look_at(a, subject, split, limit) for split, limit in limits.items()]
+
+
 def to_crop(a, subject: Subject):
     """A source of training images from which random crops are cut."""
     return in_memory(open_source(a.data, "train", subject.size, limit=a.images, difficulty=a.difficulty, stored=a.stored_size))
@@ -108,10 +116,7 @@ def frozen(a, subject: Subject, backbone) -> dict:
         predicted = published_probe(backbone, train, val, a.protocol, a.pooling, a.depth, seed=a.seed,
                                     keep=state_file(a, subject, backbone, "linear-"))
         return {"linear": share(predicted == val.labels(torch.arange(len(val))))}
-    limits = {"train": a.images, "val": None}
-    if a.data == "shapes":
-        limits = COUNTS | {split: limit for split, limit in limits.items() if limit is not None}
-    return measure(backbone, *(to_look_at(a, subject, split, limit) for split, limit in limits.items()), a.pooling, a.depth)
+    return measure(backbone, *both(a, subject), a.pooling, a.depth)
 
 
 def finetune(a, subject: Subject, backbone) -> dict:
@@ -121,11 +126,17 @@ def finetune(a, subject: Subject, backbone) -> dict:
     return {"finetuned": share(tuned.predictions == val.labels(torch.arange(len(val)))), "history": tuned.history}
 
 
+def attentive(a, subject: Subject, backbone) -> dict:
+    train, val = both(a, subject)
+    train = to_crop(a, subject) if a.tuning.augment else train
+    kind = "trained" if backbone is subject.backbone else "untrained"
+    found = attentive_probe(backbone, train, val, a.tuning, a.depth, a.seed, keep=Path(a.keep) / kind if a.keep else None,
+                            progress=True)
+    return {"attentive": share(found.predictions == val.labels(torch.arange(len(val)))), "learning_rate": found.learning_rate}
+
+
 def depths(a, subject: Subject, backbone) -> dict:
-    limits = COUNTS if a.data == "shapes" else {"train": None, "val": None}
-    limits = limits if a.images is None else limits | {"train": a.images}
-    return by_depth(backbone, *(to_look_at(a, subject, split, limit) for split, limit in limits.items()),
-                    None if a.depth is None else [a.depth])
+    return by_depth(backbone, *both(a, subject), None if a.depth is None else [a.depth])
 
 
 def dense(a, subject: Subject, backbone) -> dict:
@@ -169,10 +180,12 @@ def shape_bias(a, subject: Subject, backbone) -> dict:
                         device=pick_device(a.device))
 
 
-MEASURES = {"frozen": frozen, "depths": depths, "finetune": finetune, "dense": dense, "noise": noise, "shape-bias": shape_bias}
+MEASURES = {"frozen": frozen, "attentive": attentive, "depths": depths, "finetune": finetune, "dense": dense, "noise": noise,
+            "shape-bias": shape_bias}
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 ABOUT = {
     "frozen": "k-NN and linear probe of frozen features; in shapes also texture, ground, position and segmentation.",
+    "attentive": "A probe of frozen tokens that chooses where to look.",
     "depths": "k-NN and linear probe after every block, for CLS and for the mean of the patches.",
     "finetune": "Fine-tune the whole network on the labels.",
     "dense": "Linear segmentation on frozen patch tokens.",
@@ -191,7 +204,7 @@ def parser_of(name: str, recipe: str = "course") -> argparse.ArgumentParser:
     if name != "dense":
         parser.add_argument("--data", help="a set or folder; that of the training if left out")
     parser.add_argument("--difficulty", choices=tuple(DIFFICULTIES), help="of shapes, if not that of the training")
-    if name not in ("dense", "depths"):
+    if name not in ("dense", "depths", "attentive"):
         parser.add_argument("--pooling", choices=POOLINGS if name == "finetune" else (*POOLINGS, *JOINED),
                             help="the objective's own if left out: cls for mocov3, mean for simmim"
                             + ("; as published, cls with --protocol mae, and cls4, the last four blocks' CLS, with dino"
@@ -199,8 +212,8 @@ def parser_of(name: str, recipe: str = "course") -> argparse.ArgumentParser:
     if name != "finetune":
         parser.add_argument("--depth", type=int, help="take features after this block; after the last norm if left out")
     parser.add_argument("--images", type=int, help="use N training images only, evenly spread over the set")
-    if name in ("frozen", "finetune", "noise"):
-        parser.add_argument("--seed", type=int, default=0, help={"frozen": "of --protocol"}.get(name, f"of {name}"))
+    if name in ("frozen", "attentive", "finetune", "noise"):
+        parser.add_argument("--seed", type=int, default=0, help="of --protocol" if name == "frozen" else f"of {name}")
     parser.add_argument("--image-size", type=int, help="look at images of another size, with the positions resampled")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to run")
     if name != "finetune":
@@ -209,11 +222,11 @@ def parser_of(name: str, recipe: str = "course") -> argparse.ArgumentParser:
     parser.add_argument("--untrained", action=argparse.BooleanOptionalAction, default=True,
                         help="measure an untrained network of its kind too, the control")
     parser.add_argument("--out", help="a JSON file to write")
-    if name in ("frozen", "finetune", "depths"):
+    if name in ("frozen", "attentive", "finetune", "depths"):
         parser.add_argument("--crop", type=float, default=1.0,
                             help="look at the middle of photographs, a square of this share of the short side; published for "
                                  "ImageNet is 0.875, 224 of 256 pixels")
-    if name in ("frozen", "finetune"):
+    if name in ("frozen", "attentive", "finetune"):
         parser.add_argument("--stored-size", type=int, default=0,
                             help="take training images from whole photographs, as training does with this flag: random crops, "
                                  "or else the middle")
@@ -224,7 +237,9 @@ def parser_of(name: str, recipe: str = "course") -> argparse.ArgumentParser:
                             help="course, or a published one, for a ViT-B, whose learning rates follow the batch size; the "
                                  "flags below start from it")
         cli.add_fields(parser, tuning.RECIPES[recipe])
-    if name in ("frozen", "finetune"):
+    if name == "attentive":
+        cli.add_fields(parser, AttentiveRecipe())
+    if name in ("frozen", "attentive", "finetune"):
         parser.add_argument("--keep", help="a folder for the state after each epoch; the same command goes on from it"
                             + (". Of --protocol mocov3, mae and dino" if name == "frozen" else ""))
     if name == "dense":
@@ -243,6 +258,10 @@ def parser_of(name: str, recipe: str = "course") -> argparse.ArgumentParser:
 
 def parse(name: str, arguments: list[str]) -> argparse.Namespace:
     """What was asked for, and as `tuning` the recipe of fine-tuning. Raises CourseError for what does not go together."""
+    if name == "attentive":
+        a = parser_of(name).parse_args(arguments)
+        a.tuning = AttentiveRecipe(**{f.name: vars(a).pop(f.name) for f in fields(AttentiveRecipe)})
+        return a
     if name != "finetune":
         return parser_of(name).parse_args(arguments)
     first = cli.Parser(prog="python -m lib.evaluation finetune", add_help=False)
@@ -343,8 +362,8 @@ def evaluate(name: str, arguments: list[str]) -> None:
     if a.depth is not None and not 0 <= a.depth <= len(subject.backbone.blocks):
         raise CourseError(f"--depth must lie from 0 to {len(subject.backbone.blocks)}, got {a.depth}")
     result = {"network": a.network, "recipe": subject.recipe, "data": a.data, "pooling": a.pooling, "depth": a.depth}
-    if name in ("dense", "depths"):
-        del result["pooling"]                                      # all patches, or both
+    if name in ("dense", "depths", "attentive"):
+        del result["pooling"]                                      # all patches, both, or all tokens
     result["settings"] = {k: asdict(v) if k == "tuning" else v for k, v in vars(a).items()
                           if k not in {*result, "out", "keep", "device"}}
     for kind in ("trained", "untrained") if a.untrained else ("trained",):

@@ -7,6 +7,7 @@ A depth is counted like everywhere in the course: 0 is the embedding, what goes 
 stream after block l; None is the end, after the final LayerNorm.
 """
 import contextlib
+from collections.abc import Iterator
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -103,6 +104,16 @@ def extract_depths(backbone: VisionTransformer, source, depths, pooling: str | i
     if left out (AugReg's ViTs take 0.5 for all). Raises CourseError if features are not finite, if a depth or the pooling is
     unknown, or if the images do not fit.
     """
+    batches = [{depth: rows.cpu() for depth, rows in found.items()}
+               for found in stream(backbone, source, depths, pooling, batch_size, mean, std)]
+    return ({depth: torch.cat([found[depth] for found in batches]) for depth in depths},
+            source.labels(torch.arange(len(source))))
+
+
+def stream(backbone: VisionTransformer, source, depths=(None,), pooling: str | int = "cls", batch_size: int = 256,
+           mean: tuple[float, ...] | None = None, std: tuple[float, ...] | None = None) -> Iterator[dict[int | None, Tensor]]:
+    """The same features batch by batch, nothing kept: yields {depth: (B, D) float32}, on the device of the backbone. Of several
+    processes each runs a share of a batch, and all get all."""
     if not len(depths):
         raise CourseError("no depth was asked for; depths such as (0, 6, None)")
     weight, size = next(backbone.parameters()), backbone.patch_embed.img_size
@@ -110,20 +121,17 @@ def extract_depths(backbone: VisionTransformer, source, depths, pooling: str | i
     if strict and tuple(size) != (source.size, source.size):
         raise CourseError(f"this backbone takes images of {size[0]} x {size[1]} pixels, those of {source.name} have "
                           f"{source.size}; open the source at a size of {size[0]}")
-    batches = {depth: [] for depth in depths}
-    with frozen(backbone):
-        for indices in torch.arange(len(source)).split(batch_size * distributed.world_size()):
-            images = source.images(indices[distributed.share(len(indices))]).to(weight.device)
-            images = standardize(images, mean, std).to(weight.dtype)
-            for depth, features in pooled(backbone, images, depths, pooling).items():
-                batches[depth].append(distributed.gather_shares(features.float(), len(indices)).cpu())
-    features = {depth: torch.cat(parts) for depth, parts in batches.items()}
-    for depth, rows in features.items():
-        if not rows.isfinite().all():
-            bad, where = int((~rows.flatten(1).isfinite()).any(1).nonzero()[0]), "" if depth is None else f" at depth {depth}"
-            raise CourseError(f"features are not finite, first for image {bad} of {source.name}{where}: "
-                              "the weights are damaged")
-    return features, source.labels(torch.arange(len(source)))
+    for indices in torch.arange(len(source)).split(batch_size * distributed.world_size()):
+        images = source.images(indices[distributed.share(len(indices))]).to(weight.device)
+        with frozen(backbone):
+            found = pooled(backbone, standardize(images, mean, std).to(weight.dtype), depths, pooling)
+        found = {depth: distributed.gather_shares(features.float(), len(indices)) for depth, features in found.items()}
+        for depth, rows in found.items():
+            if not rows.isfinite().all():
+                bad = indices[(~rows.flatten(1).isfinite()).any(1).nonzero()[0, 0].cpu()]
+                raise CourseError(f"features are not finite, first for image {bad} of {source.name}"
+                                  f"{'' if depth is None else f' at depth {depth}'}: the weights are damaged")
+        yield found
 
 
 def extract(backbone: VisionTransformer, source, pooling: str | int = "cls", batch_size: int = 256, depth: int | None = None,

@@ -5,6 +5,7 @@ theirs by SGD, each in its own way; `published_probe` repeats those by name, so 
 """
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -251,6 +252,30 @@ def probe_features(features: Tensor, labels: Tensor, queries: Tensor, protocol: 
     return heads(queries)[0].argmax(1)
 
 
+def features_of_new_views(backbone: VisionTransformer, train, pooling: str, depth: int | None, seed: int, bicubic: bool = False,
+                          mean: tuple[float, ...] | None = None, std: tuple[float, ...] | None = None,
+                          ) -> Callable[[int, Tensor], Tensor]:
+    """A function of the epoch and of numbers of images (B,), which gives the features of new views of these, (B, D).
+
+    A view is a random crop and flip, VIEW, by the seed, the epoch and the image alone. Of several processes each makes a
+    share, and all get all. pooling, depth, mean and std as in `lib.evaluation.features.extract_depths`.
+    """
+    weight = next(backbone.parameters())
+
+    def features_of(epoch: int, images: Tensor) -> Tensor:
+        parts, split = [], images[distributed.share(len(images))].split(256)
+        reading = Ahead(train, split.__getitem__, len(split), weight.device)
+        for k, some in enumerate(split):
+            keys = random.combine("linear view", seed, epoch, some)
+            views = make_view(reading(k), replace(VIEW, bicubic=bicubic), backbone.patch_embed.img_size[0], keys)
+            views = views if mean is None else standardize(denormalize(views), mean, std)
+            with frozen(backbone):
+                parts.append(pooled(backbone, views.to(weight.dtype), (depth,), pooling)[depth].float())
+        return distributed.gather_shares(torch.cat(parts), len(images))
+
+    return features_of
+
+
 def published_probe(backbone: VisionTransformer, train, val, protocol: str, pooling: str = "cls", depth: int | None = None,
                     epochs: int | None = None, seed: int = 0, batch_size: int | None = None,
                     mean: tuple[float, ...] | None = None, std: tuple[float, ...] | None = None,
@@ -263,8 +288,7 @@ def published_probe(backbone: VisionTransformer, train, val, protocol: str, pool
     after each epoch of those three; where it is there already, the same call goes on from it, to the same bits. Raises
     CourseError, also if the file is of another call.
     """
-    weight, p = next(backbone.parameters()), adapted(protocol, len(train), epochs, batch_size)
-    device, dtype = weight.device, weight.dtype
+    device, p = next(backbone.parameters()).device, adapted(protocol, len(train), epochs, batch_size)
     if keep and not p.augment:
         raise CourseError(f"the protocol {protocol} runs the backbone once and trains in minutes: it keeps no state")
     queries = extract(backbone, val, pooling, depth=depth, mean=mean, std=std)[0].to(device)
@@ -272,17 +296,7 @@ def published_probe(backbone: VisionTransformer, train, val, protocol: str, pool
         features, labels = (x.to(device) for x in extract(backbone, train, pooling, depth=depth, mean=mean, std=std))
         return probe_features(features, labels, queries, protocol, epochs, seed, batch_size).cpu()
 
-    def features_of(epoch: int, images: Tensor) -> Tensor:
-        parts, split = [], images[distributed.share(len(images))].split(256)       # of several processes, each makes a share
-        reading = Ahead(train, split.__getitem__, len(split), device)
-        for k, some in enumerate(split):
-            keys = random.combine("linear view", seed, epoch, some)
-            views = make_view(reading(k), replace(VIEW, bicubic=p.bicubic), backbone.patch_embed.img_size[0], keys)
-            views = views if mean is None else standardize(denormalize(views), mean, std)
-            with frozen(backbone):
-                parts.append(pooled(backbone, views.to(dtype), (depth,), pooling)[depth].float())
-        return distributed.gather_shares(torch.cat(parts), len(images))
-
+    features_of = features_of_new_views(backbone, train, pooling, depth, seed, p.bicubic, mean, std)
     labels = train.labels(torch.arange(len(train))).to(device)
     about = {"protocol": asdict(p), "seed": seed, "images": f"{len(train)} of {train.name}/{train.split}", "pooling": pooling,
              "depth": depth, "scale": [list(x or ()) for x in (mean, std)], "network": kept.fingerprint(backbone),

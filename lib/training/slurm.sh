@@ -29,7 +29,7 @@ done
 out=${out/#\~\//$HOME/}            # as the program reads it
 [ -n "$out" ] || { echo "give --out: the folder of a training, the file of an evaluation's result" >&2; exit 2; }
 case $1 in
-    frozen | finetune | depths)
+    frozen | attentive | finetune | depths)
         # Its processes end one by one, and one may fail because another has left it: the mark alone says that they were
         # stopped, and those that wait for one that has gone are ended.
         wait=60; export PROGRAM=lib.evaluation folder=$(dirname "$out") ;;

@@ -85,7 +85,7 @@ def test_help_of_evaluation(capsys):
         text = capsys.readouterr().out
         assert all(flag in text for flag in (("--world", "--device") if name == "table" else
                                              ("network", "--difficulty", "--images", "--untrained", "--device", "--out")))
-        for flag, without in {"--data": ("dense", "table"), "--pooling": ("dense", "depths", "table"),
+        for flag, without in {"--data": ("dense", "table"), "--pooling": ("dense", "depths", "attentive", "table"),
                               "--crop": ("dense", "table", "noise", "shape-bias"), "--depth": ("finetune", "table")}.items():
             assert (f" {flag} " in text) == (name not in without)
 
@@ -269,6 +269,8 @@ def test_evaluation_writes_what_it_measured(run, capsys):
     ("frozen", ("--protocol", "park", "--depth", "1"), "linear"),
     ("finetune", ("--epochs", "1", "--warmup-epochs", "0", "--batch-size", "32"), "finetuned"),
     ("finetune", ("--epochs", "1", "--warmup-epochs", "0", "--batch-size", "32", "--image-size", "24"), "finetuned"),
+    ("attentive", ("--epochs", "1", "--batch-size", "8", "--depth", "1"), "attentive"),
+    ("attentive", ("--epochs", "1", "--augment", "--precision", "bf16", "--keep", "kept"), "learning_rate"),
     ("dense", ("--image-size", "24"), "miou"),
     ("noise", ("--mode", "energy", "--precision", "bf16"), "bands"),
     ("shape-bias", ("--pooling", "cls+mean"), "shape_bias"),
@@ -417,6 +419,8 @@ def test_a_reader_that_goes_away_is_no_traceback():
     (["RUN", "--data", "sets", "--difficulty", "hard"], "--difficulty is of shapes, and sets has one only"),
     (["RUN", "--seed", "3"], "--seed is for --protocol"),
     (["RUN", "--image-size", "18"], "--image-size must be a multiple of the patch size 4, got 18"),
+    (["attentive", "RUN", "--queries", "7"], r"7 queries do not divide \d+ numbers a token"),
+    (["attentive", "RUN", "--epochs", "0"], "epochs of an attentive probe must be at least 1"),
     (["finetune", "RUN", "--pooling", "cls4"], "--pooling: invalid choice: 'cls4'"),
     (["finetune", "RUN", "--precision", "bf16"], "unrecognized arguments: --precision"),
     (["depths", "RUN", "--seed", "3"], "unrecognized arguments: --seed"),

@@ -96,7 +96,7 @@ def test_a_job_that_comes_back_resumes(submit, name):
     assert not submit(0, "mae", "--out=run", "--out", "other")[1][-1].endswith("--resume")      # the last one counts
 
 
-@pytest.mark.parametrize("name", ["frozen", "finetune", "depths"])
+@pytest.mark.parametrize("name", ["frozen", "attentive", "finetune", "depths"])
 def test_an_evaluation_is_started_and_comes_back_with_the_same_words(submit, name):
     """Its --out is a file; what it has done it finds in --keep by itself."""
     words = [name, "runs/x", "--keep", "runs/x", "--out", "results/x.json"]
