@@ -20,6 +20,7 @@ from lib import cli, distributed
 from lib.data import Loaded, open_source
 from lib.distributed import BatchNorm
 from lib.errors import CourseError
+from lib.evaluation.attentive import AttentiveRecipe, attentive_probe
 from lib.evaluation.features import extract
 from lib.evaluation.finetune import FineTuneRecipe, finetune
 from lib.evaluation.linear import published_probe
@@ -103,7 +104,8 @@ def sharded(objective: str, shard: bool, folder: Path | None = None) -> Trainer:
 
 
 def evaluated() -> dict:
-    """Features, k-NN's food, of 50 images by an odd batch size; a published linear probe; three epochs of fine-tuning."""
+    """Features, k-NN's food, of 50 images by an odd batch size; a published linear probe; an attentive one; three epochs of
+    fine-tuning."""
     torch.manual_seed(0)
     backbone = init_xavier(ViT(16, 4, dim=24, depth=2, heads=2))
     train, val = (Loaded(open_source("shapes", split, 16, limit=50, difficulty="easy")) for split in ("train", "val"))
@@ -111,6 +113,7 @@ def evaluated() -> dict:
     tuned = finetune(backbone, train, val, tune, "mean", device="cpu")
     return {"features": extract(backbone, train, batch_size=7)[0],
             "probe": published_probe(backbone, train, val, "mocov3", epochs=3, batch_size=10),
+            "attentive": attentive_probe(backbone, train, val, AttentiveRecipe(queries=3, epochs=2, augment=True)).probe.state_dict(),
             "losses": [line["loss"] for line in tuned.history], "predictions": tuned.predictions,
             "tuned": tuned.network.state_dict()}
 
@@ -316,6 +319,7 @@ def test_two_processes_evaluate_like_one(found, one_thread):
         assert torch.equal(answers["probe"], one["probe"]) and torch.equal(answers["predictions"], one["predictions"])
         assert answers["losses"] == pytest.approx(one["losses"], abs=1e-5)
         assert largest_difference(answers["tuned"], one["tuned"]) < 1e-3
+        assert largest_difference(answers["attentive"], one["attentive"]) < 1e-3
     assert largest_difference(found[0]["evaluated"]["tuned"], found[1]["evaluated"]["tuned"]) == 0
 
 
