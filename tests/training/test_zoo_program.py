@@ -122,6 +122,7 @@ def test_from_training_to_the_manifest(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(program.LABELS["gpu"], "shapes", 64)
     monkeypatch.setitem(program.EVALUATIONS, "", ["lib.evaluation", "frozen", "--images", "100"])
     monkeypatch.setitem(program.EVALUATIONS, "-depths", ["lib.evaluation", "depths", "--images", "100"])
+    monkeypatch.setitem(program.EVALUATIONS, "-attentive", ["lib.evaluation", "attentive", "--images", "60", "--epochs", "1"])
     for what in ("noise", "shape-bias"):
         monkeypatch.setitem(program.EVALUATIONS, f"-{what}", ["lib.evaluation", what, "--images", "60", "--val-images", "50"])
     command = ("--models", "simmim", "--runs", str(tmp_path / "runs"))
@@ -135,6 +136,8 @@ def test_from_training_to_the_manifest(tmp_path, monkeypatch, capsys):
     assert len(depths["mean"]["knn"]) == len(depths["depth"])
     inside = json.loads((tmp_path / "results" / "shapes-simmim-curves.json").read_text())
     assert len(inside["trained"]["nmi"]["value"]) == len(zoo.load("simmim", "shapes", tmp_path / "checkpoints").blocks)
+    asked = json.loads((tmp_path / "results" / "shapes-simmim-attentive.json").read_text())
+    assert {"value", "interval"} <= set(asked["trained"]["attentive"]) and "attentive" in asked["untrained"]
     under_noise = json.loads((tmp_path / "results" / "shapes-simmim-noise.json").read_text())["trained"]
     assert under_noise["images"] == 50 and under_noise["mode"] == "published" and len(under_noise["bands"]) == 9
     decisions = json.loads((tmp_path / "results" / "shapes-simmim-shape-bias.json").read_text())["trained"]

@@ -31,9 +31,10 @@ LARGEST = 12_000_000                                               # bytes of a 
 # What is measured of each: the end of the file's name -> the command.
 EVALUATIONS = {"": ["lib.evaluation", "frozen"], "-finetuned": ["lib.evaluation", "finetune"],
                "-depths": ["lib.evaluation", "depths"], "-curves": ["lib.analysis", "curves"],
+               "-attentive": ["lib.evaluation", "attentive"],
                "-noise": ["lib.evaluation", "noise", "--images", "1000", "--val-images", "250"],
                "-shape-bias": ["lib.evaluation", "shape-bias", "--images", "1000", "--val-images", "400"]}
-SHIPPED_ONLY = ("-depths", "-noise", "-shape-bias")                # minutes for each
+SHIPPED_ONLY = ("-depths", "-attentive", "-noise", "-shape-bias")                # minutes for each
 OF_VARIANTS = ("", "-depths")
 
 
