@@ -110,10 +110,11 @@ def evaluated() -> dict:
     backbone = init_xavier(ViT(16, 4, dim=24, depth=2, heads=2))
     train, val = (Loaded(open_source("shapes", split, 16, limit=50, difficulty="easy")) for split in ("train", "val"))
     tune = FineTuneRecipe(epochs=3, batch_size=16, learning_rate=1e-2, warmup_epochs=1, drop_path=0.0, mixup=0.0, cutmix=0.0)
+    look = AttentiveRecipe(queries=3, epochs=2, augment=True)
     tuned = finetune(backbone, train, val, tune, "mean", device="cpu")
     return {"features": extract(backbone, train, batch_size=7)[0],
             "probe": published_probe(backbone, train, val, "mocov3", epochs=3, batch_size=10),
-            "attentive": attentive_probe(backbone, train, val, AttentiveRecipe(queries=3, epochs=2, augment=True)).probe.state_dict(),
+            "attentive": attentive_probe(backbone, train, val, look).probe.state_dict(),
             "losses": [line["loss"] for line in tuned.history], "predictions": tuned.predictions,
             "tuned": tuned.network.state_dict()}
 

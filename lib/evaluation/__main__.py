@@ -85,10 +85,18 @@ def about_training(run: str, subject: Subject) -> dict:
 def to_look_at(a, subject: Subject, split: str, limit: int | None = None):
     """A source of central squares of the images, at the size of the network."""
     if split == "train" and getattr(a, "stored_size", 0):
-        return Centre(open_source(a.data, split, subject.size, limit=limit, stored=a.stored_size), subject.size, a.crop)
+        return Centre(opened(a.data, split, subject.size, limit=limit, stored=a.stored_size), subject.size, a.crop)
     if a.crop == 1:
-        return open_source(a.data, split, subject.size, limit=limit, difficulty=a.difficulty)
-    return Centre(open_source(a.data, split, round(subject.size / a.crop), limit=limit), subject.size, a.crop)
+        return opened(a.data, split, subject.size, limit=limit, difficulty=a.difficulty)
+    return Centre(opened(a.data, split, round(subject.size / a.crop), limit=limit), subject.size, a.crop)
+
+
+def opened(data: str, *size, **more):
+    """A source, of at least two classes. Raises CourseError: with one, every network is right about all."""
+    source = open_source(data, *size, **more)
+    if len(source.classes) < 2:
+        raise CourseError(f"{data} has one class, {source.classes[0]}: nothing is to be told apart; give two classes or more")
+    return source
 
 
 def both(a, subject: Subject) -> list:
@@ -100,7 +108,7 @@ def both(a, subject: Subject) -> list:
 
 def to_crop(a, subject: Subject):
     """A source of training images from which random crops are cut."""
-    return in_memory(open_source(a.data, "train", subject.size, limit=a.images, difficulty=a.difficulty, stored=a.stored_size))
+    return in_memory(opened(a.data, "train", subject.size, limit=a.images, difficulty=a.difficulty, stored=a.stored_size))
 
 
 def state_file(a, subject: Subject, backbone, start: str = "") -> Path | None:
@@ -154,7 +162,7 @@ def dense(a, subject: Subject, backbone) -> dict:
 
 
 def classifier(a, subject: Subject, backbone) -> LinearClassifier:
-    train = in_memory(open_source(a.data, "train", subject.size, limit=a.images, difficulty=a.difficulty))
+    train = in_memory(opened(a.data, "train", subject.size, limit=a.images, difficulty=a.difficulty))
     return LinearClassifier(backbone, train, a.pooling, a.depth)
 
 

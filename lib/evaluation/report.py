@@ -18,8 +18,11 @@ from lib.training.checkpoint import write_atomically
 def bootstrap(correct: torch.Tensor, draws: int = 2000) -> list[float]:
     """95 % interval of a share over images, by resampling them: (N,) bool -> [low, high].
 
-    How many of N images drawn with replacement are right is binomial, so the images need not be drawn one by one.
+    How many of N images drawn with replacement are right is binomial, so the images need not be drawn one by one. Raises
+    CourseError for less than 2 images.
     """
+    if len(correct) < 2:
+        raise CourseError(f"an interval over images needs 2 images or more, got {len(correct)}; measure on more")
     shares = np.random.default_rng(0).binomial(len(correct), correct.float().mean().item(), draws) / len(correct)
     return np.quantile(shares, [0.025, 0.975]).tolist()
 

@@ -18,7 +18,7 @@ NAMES = {"supervised": "Supervised", "mocov3": "MoCo v3", "dino": "DINO", "simmi
          "untrained": "Untrained"}
 COLUMNS = {"knn": "k-NN", "linear": "linear", "finetuned": "fine-tuned", "texture": "texture", "ground": "ground",
            "x": "x (R²)", "y": "y (R²)", "miou": "object mIoU"}
-MORE = ("finetuned", "depths", "curves", "attentive", "noise", "shape-bias")                  # measured of a network in files of their own
+MORE = ("finetuned", "depths", "curves", "attentive", "noise", "shape-bias")    # measured of a network in files of their own
 TOLERANCE = 0.015          # of a share: half precision, other libraries and processors turn some images of a thousand
 
 

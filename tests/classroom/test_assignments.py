@@ -115,7 +115,7 @@ def test_the_lecturers_table_says_what_the_assignment_is(number, made):
     one = made(number)
     page = (ROOT / "chapters/assignments/README.md").read_text(encoding="utf-8")
     row, = re.findall(rf"^\| {number} \| (.*) \|$", page, re.MULTILINE)
-    title, _, minutes, machine, hand, tasks = row.split(" | ")
+    title, chapter, minutes, machine, hand, tasks = row.split(" | ")
     points = release.points(one.source)
     assert one.source.cells[0].source.startswith(f"# Assignment {number} · {title}\n")
     assert re.findall(r"`(\w+)`", tasks) == list(named(one.source, "answer"))
@@ -123,6 +123,10 @@ def test_the_lecturers_table_says_what_the_assignment_is(number, made):
     assert float(machine) == sum(points.values()) - float(hand)
     rows = re.findall(r"^\| \d \| .* \| (\d+) \|$", one.source.cells[0].source, re.MULTILINE)
     assert int(minutes) == sum(map(int, rows))
+    source = next((ROOT / "chapters/source").glob(f"{number}_*.py")).read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    whole = re.search(rf"^\| {number} \| .* \| (\d+) \| \d+ \|$", readme, re.MULTILINE)
+    assert re.search(r"\*Time:\*\D+(\d+)\D", source)[1] == chapter == whole[1]
 
 
 def wrong_answers() -> list[tuple[str, str, str]]:

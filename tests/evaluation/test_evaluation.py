@@ -149,6 +149,8 @@ def test_interval_is_that_of_a_binomial():
     low, high = bootstrap(correct)
     assert (low, high) == pytest.approx((0.7 - 1.96 * 0.01449, 0.7 + 1.96 * 0.01449), abs=0.003)
     assert bootstrap(correct) == [low, high]
+    with pytest.raises(CourseError, match="an interval over images needs 2 images or more, got 1"):
+        bootstrap(correct[:1])
 
 
 # ---------------------------------------------------------------------------------------------------------------- features

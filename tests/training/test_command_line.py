@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from lib import cli
+from lib.data import open_source
 from lib.evaluation import __main__ as evaluation
 from lib.training import __main__ as training
 from lib.training.recipes import RECIPES, recipe
@@ -352,6 +353,19 @@ def test_the_control_can_be_left_out(run):
     assert call(evaluation.main, "dense", str(run), *flags) == 0
     result = json.loads(Path("z.json").read_text())
     assert "trained" in result and "untrained" not in result and result["data"] == "shapes" and "pooling" not in result
+
+
+@pytest.mark.parametrize("command", [["frozen"], ["attentive", "--augment"], ["finetune"], ["depths"], ["noise"]])
+def test_one_class_is_nothing_to_tell_apart(run, capsys, command):
+    for split, n in itertools.product(("train", "val"), range(24)):
+        path = Path("alone") / split / "cat" / f"{n}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 16), (9 * n, 0, 0)).save(path)
+    for split in ("train", "val"):
+        open_source("alone", split, 16)                            # is packed, and says so
+    capsys.readouterr()
+    assert_one_line(capsys, evaluation.main, [command[0], str(run), *command[1:], "--data", "alone", "--device", "cpu"],
+                    "alone has one class, cat: nothing is to be told apart; give two classes or more")
 
 
 def test_pixels_of_no_class_can_be_left_out(run, capsys):
