@@ -12,7 +12,7 @@
 # 4. judge a reconstruction loss against guesses that need no network;
 # 5. show what happens to the loss, and to the network, when the mask is left out.
 #
-# *You need:* chapters 01 and 02. *Time:* about 50 minutes to read, 65 for the exercises; the cells run in about 40 seconds on a CPU.
+# *You need:* chapters 01 and 02. *Time:* about 50 minutes to read, 70 for the exercises; the cells run in about 40 seconds on a CPU.
 
 # %%
 import matplotlib.pyplot as plt
@@ -577,7 +577,7 @@ chapter03.check_put_back(put_back);
 # ### Exercise 5 · ★★★ · 30 minutes
 #
 # Now you have all that MAE is made of; put it together. Write `mae_loss(patches, noise, keep, parts)` → the loss of a batch, a
-# number. `patches` (B, N, 3 p²) and `noise` (B, N) are as above; `parts` holds what is learned:
+# tensor of one number that `backward()` could go back from. `patches` (B, N, 3 p²) and `noise` (B, N) are as above; `parts` holds what is learned:
 #
 # | | |
 # |---|---|

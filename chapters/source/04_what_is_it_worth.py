@@ -12,7 +12,8 @@
 # 4. read off what else is in a representation: texture, ground, place, outline;
 # 5. compare fine-tuned networks, and put Park et al.'s Figure 1 beside your own.
 #
-# *You need:* chapters 01 to 03. *Time:* about 75 minutes to read; the cells run in about 40 seconds on a CPU.
+# *You need:* chapters 01 to 03. *Time:* about 75 minutes to read, 35 for the exercises; the cells run in about 40 seconds
+# on a CPU.
 
 # %%
 import matplotlib.pyplot as plt

@@ -12,8 +12,8 @@
 # 4. read a t-SNE picture with a number beside it;
 # 5. turn a claim into a difference with an interval and a verdict.
 #
-# *You need:* chapters 01 to 03 and 05, and what principal components are. *Time:* about 70 minutes to read; the cells run
-# in about 40 seconds on a CPU.
+# *You need:* chapters 01 to 03 and 05, and what principal components are. *Time:* about 70 minutes to read, 40 for the
+# exercises; the cells run in about 40 seconds on a CPU.
 
 # %%
 import matplotlib.pyplot as plt
@@ -51,7 +51,7 @@ plots.show(plots.image_grid(image, ["the image"]), alt="A noisy image of the pro
 # The image has 64 patches of 8 × 8 pixels and becomes 64 tokens, points in a space of 96 dimensions. The attention of a
 # block adds a step to each. You cannot look at 96 dimensions; Park et al. (Figure 6) look at the three in which the tokens
 # vary most. The same here, for attention in block 10: a line leads from each token before attention to the same token after
-# it.
+# it (most are too short to be seen).
 
 # %%
 block = 10
@@ -222,7 +222,7 @@ for axis, name in zip(axes, names):
     parts = torch.stack([common, own.mean(0), token.mean(0)])  # (3, blocks)
     parts = parts / parts.sum(0)
     for height, bottom, color, label in zip(parts, parts.cumsum(0) - parts, ("#DDDDDD", "#56B4E9", "#CC79A7"),
-                                           ("all images", "image", "token")):
+                                           ("all images", "one image", "nothing: one token's own")):
         axis.bar(range(1, 13), height, bottom=bottom, color=color, label=label, width=0.85)
     axis.set(title=names[name], xlabel="block", xticks=[1, 4, 8, 12])
 figure.supylabel("share of squared steps", fontsize=10)
@@ -233,7 +233,8 @@ plots.show(figure, alt="Stacked bars by block: MoCo v3 and untrained are mostly 
 # More than nine tenths. What looks like unison in the late blocks is mostly a constant that attention adds to every token
 # of every image. It cannot help to tell images, or tokens, apart.
 #
-# Take the constant out and ask again: of what remains, which share belongs to images and which to single tokens?
+# Take the constant out and ask again: of what remains, which share belongs to images and which to single tokens? (Over 256
+# images; for the networks that join in here, over 128.)
 
 # %%
 def unison_without_constant(own, token):
@@ -252,8 +253,10 @@ for name in [*zoo.names("shapes"), "untrained"]:
 
 # %% [markdown]
 # Of the three, MoCo v3 stays ahead, SimMIM far behind, and now training shows: MoCo v3 lies clearly above the untrained
-# network. So the paper's sentence has a part that random weights do not explain, and it is a small one. In the late blocks
-# a few hundredths of MoCo v3's squared movement tell images apart, and next to nothing tells the tokens of an image apart.
+# network. So the paper's sentence has a part that random weights do not explain. It is a small one, and not what you may
+# think: in the late blocks one to two hundredths of MoCo v3's squared movement tell images apart (random weights: seven to
+# ten), and next to nothing tells the tokens of an image apart (random weights: one to six hundredths). Training took the
+# second away; it did not add to the first.
 #
 # MAE, the second masked network, shows what the constant hides: with it, MAE seems to move tokens mostly together; without
 # it, MAE stands beside SimMIM. (`hybrid` mixes both losses; chapter 11 is about it.)
@@ -374,7 +377,7 @@ plots.show(figure, alt="Token level: MoCo v3 is flat from depth 4, SimMIM keeps 
 #
 # **Predict, then run.** Movement in unison cannot change how tokens differ from each other, only where images are. How much
 # variance does attention add in blocks 7 to 12: which networks have a bar of about 0 at token level, and which has the
-# highest at image level?
+# *lowest* at image level?
 
 # %%
 def attention_gain(values):
@@ -565,10 +568,10 @@ def late_unison(network, images):
 
 
 trained_on = {"shapes": networks, "photographs": {name: zoo.load(name, "imagenette") for name in ("mocov3", "simmim")}}
-for world, those in trained_on.items():
+for learned_from, those in trained_on.items():
     for name, network in those.items():
         values = ", ".join(f"{place} ≈ {late_unison(network, images):.2f}" for place, images in {"shapes": some, **photos}.items())
-        print(f"{names[name] + ('' if name == 'untrained' else f', trained on {world}'):<32} shown {values}")
+        print(f"{names[name] + ('' if name == 'untrained' else f', trained on {learned_from}'):<32} shown {values}")
 
 # %% [markdown]
 # The order stays, also for the networks of photographs. Both MoCo v3 and the control move everything together, whatever
@@ -652,8 +655,8 @@ display(Markdown(ledger.over_trainings([entries[id] for id in ("park-4", "park-1
 # in unison and leaves their differences alone, and tokens keep to their image more in MoCo v3 than in SimMIM. (By how
 # much is less sure: the last is twice as large in two trainings as in the first, and its interval, .10 wide over
 # images, runs from .01 to .35 over trainings.) What the control adds: an untrained network does all of this too, a
-# little less in unison, and it keeps tokens to their image as well: more than MoCo v3 in the first training (+.13), as
-# much in the second, less in the third (−.05). What does not show on shapes: that late contrastive attention drives
+# little less in unison, and it keeps tokens to their image as well: more than MoCo v3 in the first training, as
+# much in the second, less in the third. What does not show on shapes: that late contrastive attention drives
 # images apart more than other attention does. (On photographs it does, and random weights do it more: park-4 in chapter
 # 13.)
 #
@@ -825,9 +828,9 @@ print(f"four directions hold ≈ {loudest(few, few, 4)[2]:.1%} of the variance b
 # | untrained | 77 | 17 | 18 | 27 | 31 | 35 | 49 | 59 |
 #
 # SimMIM's four loudest directions hold 98 % of its variance, and name the shape no better than those of random weights;
-# the next twelve, with 1 % of the variance, know it. MAE, whose spectrum is the flattest of these five, says most with
-# four numbers. **What varies most is not what is known**, so a spectrum tells how a representation is laid out, not
-# what it is worth; and k-NN, which listens to the loud, must find SimMIM poor (chapter 04).
+# the next twelve, with 1 % of the variance, know it. MAE and the hybrid say most with four numbers; MAE's spectrum is the
+# flattest of these five. **What varies most is not what is known**, so a spectrum tells how a representation is laid out,
+# not what it is worth; and k-NN, which listens to the loud, must find SimMIM poor (chapter 04).
 #
 # </details>
 

@@ -12,8 +12,8 @@
 # 4. cut a network short, read a middle block with the last block's probe, and leave blocks out;
 # 5. find out which part of MAE and of SimMIM does the drawing, and follow frequencies through MAE's decoder.
 #
-# *You need:* chapters 01 to 04; from 07, what frequencies of tokens are. *Time:* about 70 minutes to read; the cells run in
-# about 40 seconds on a CPU.
+# *You need:* chapters 01 to 04; from 07, what frequencies of tokens are. *Time:* about 70 minutes to read, 40 for the
+# exercises; the cells run in about 40 seconds on a CPU.
 
 # %%
 import matplotlib.pyplot as plt

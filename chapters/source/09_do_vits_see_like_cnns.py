@@ -13,7 +13,8 @@
 # 5. ask whether a token still stands for its place;
 # 6. say which findings of Raghu et al. (2021) show in small networks, and which cannot.
 #
-# *You need:* chapters 01 and 05. *Time:* about 90 minutes to read; the cells run in about 40 seconds on a CPU.
+# *You need:* chapters 01 and 05. *Time:* about 90 minutes to read, 35 for the exercises; the cells run in about 40
+# seconds on a CPU.
 
 # %%
 import re

@@ -13,8 +13,8 @@
 # 5. measure whether two probes agree on an image, or only on a class;
 # 6. fine-tune on a few labels and see which blocks move.
 #
-# *You need:* chapters 02 to 06; CKA is made from nothing below. *Time:* about 95 minutes to read; the cells run in about 40
-# seconds on a CPU.
+# *You need:* chapters 02 to 06; CKA is made from nothing below. *Time:* about 95 minutes to read, 40 for the exercises;
+# the cells run in about 40 seconds on a CPU.
 
 # %%
 import textwrap

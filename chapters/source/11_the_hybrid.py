@@ -12,7 +12,8 @@
 # 4. read a sweep over λ with intervals, beside Park et al.'s Figure 12, and say what it cannot tell;
 # 5. say, block by block, which objective the hybrid takes after.
 #
-# *You need:* chapters 02 to 05. *Time:* about 50 minutes to read; the cells run in about 30 seconds on a CPU.
+# *You need:* chapters 02 to 05. *Time:* about 50 minutes to read, 30 for the exercises; the cells run in about 30 seconds
+# on a CPU.
 
 # %%
 import matplotlib.pyplot as plt

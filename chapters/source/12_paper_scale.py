@@ -13,7 +13,8 @@
 # 5. show which losses several GPUs compute as one would, and what the others need for it;
 # 6. measure throughput, and turn images a second into days and into a share of what the machine can do.
 #
-# *You need:* chapters 01 to 03 and 05. *Time:* about 70 minutes to read; the cells run in about 40 seconds on a CPU.
+# *You need:* chapters 01 to 03 and 05. *Time:* about 70 minutes to read, 40 for the exercises; the cells run in about 40
+# seconds on a CPU.
 
 # %%
 import matplotlib.pyplot as plt

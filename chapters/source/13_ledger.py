@@ -12,8 +12,8 @@
 # 4. read a ledger beside its controls;
 # 5. measure any claim again, and add one of your own.
 #
-# *You need:* chapter 05 or 06; the chapters that a claim comes from tell its story. *Time:* about 50 minutes to read; the
-# cells run in about 20 seconds on a CPU.
+# *You need:* chapter 05 or 06; the chapters that a claim comes from tell its story. *Time:* about 50 minutes to read, 25
+# for the exercises; the cells run in about 20 seconds on a CPU.
 
 # %%
 import textwrap

@@ -36,6 +36,18 @@ def diagonal(spectrum: Tensor, grid: tuple[int, int]) -> Tensor:
     return spectrum[:, k, k] - spectrum[:, :1, 0]
 
 
+def phases_and_amplitudes(phases: Tensor, amplitudes: Tensor) -> Tensor:
+    """Pictures whose waves lie as in the one and are as strong as in the other: twice (B, C, H, W) in [0, 1] -> the same.
+
+    Channel by channel; what falls outside of [0, 1] is cut off. Raises CourseError if the shapes differ.
+    """
+    if phases.shape != amplitudes.shape:
+        raise CourseError(f"phases of images {tuple(phases.shape)} and amplitudes of {tuple(amplitudes.shape)}; give as many "
+                          "of the same size")
+    waves = torch.polar(torch.fft.fft2(amplitudes).abs(), torch.fft.fft2(phases).angle())
+    return torch.fft.ifft2(waves).real.clamp(0, 1)
+
+
 def rings(grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Rings of equal frequency, r cycles over the longer side, rounded: -> ring of each entry and how often it counts.
 

@@ -136,11 +136,15 @@ def check_block_cost(block_cost) -> str:
 def check_class_scores(class_scores) -> str:
     """class_scores(images (B, 3, 64, 64), w {name: weight}) -> (B, 10), the shipped supervised network, from its weights."""
     world, w = Shapes("val", size=64, difficulty="mild"), zoo.weights("supervised", "shapes")
-    images = normalize(world.images(torch.arange(3))).double()
-    double = {name: value.double() for name, value in w.items()}
-    compare(class_scores(images.clone(), dict(double)), _vit(images, double), _wrong_networks(), "For 3 images")
-    chosen = torch.arange(200)
-    found = class_scores(normalize(world.images(chosen)), dict(w)).argmax(1)
+    images, chosen = normalize(world.images(torch.arange(3))), torch.arange(200)
+    many = normalize(world.images(chosen))
+    right = _vit(many, w).argmax(1)
+    compare(class_scores(images.clone(), {name: value.clone() for name, value in w.items()}), _vit(images, w),
+            _wrong_networks(), "For 3 images", tolerance=1e-4)
+    found = class_scores(many, w).argmax(1)
+    if (found != right).sum() > 2:
+        raise CourseError(f"for 3 images the scores are right, and for 200 images {(found != right).sum()} classes are not. "
+                          "Does your answer depend on how many images it gets, or on what it was given before?")
     share = (found == world.labels(chosen)).double().mean()
     return f"And it names {share:.0%} of 200 shapes that it never saw: a network, from a file."
 
@@ -148,29 +152,29 @@ def check_class_scores(class_scores) -> str:
 @functools.cache
 def _wrong_networks() -> dict[str, Tensor]:
     """What to say -> the scores of a network with this mistake, for the images of the check. They are computed once."""
-    images = normalize(Shapes("val", size=64, difficulty="mild").images(torch.arange(3))).double()
-    double = {name: value.double() for name, value in zoo.weights("supervised", "shapes").items()}
+    images = normalize(Shapes("val", size=64, difficulty="mild").images(torch.arange(3)))
+    w = zoo.weights("supervised", "shapes")
     return {
-        "The positions are missing.": _vit(images, double, positions=False),
-        "CLS stands in front, before the first patch.": _vit(images, double, cls_last=True),
-        "Nothing is added: both halves of a block are added to what is there.": _vit(images, double, residual=False),
-        "Each half of a block reads through a LayerNorm; yours do not.": _vit(images, double, norms=False),
+        "The positions are missing.": _vit(images, w, positions=False),
+        "CLS stands in front, before the first patch.": _vit(images, w, cls_last=True),
+        "Nothing is added: both halves of a block are added to what is there.": _vit(images, w, residual=False),
+        "Each half of a block reads through a LayerNorm; yours do not.": _vit(images, w, norms=False),
         "You normalise after adding; this network normalises what each half reads, and adds to what was there.":
-            _vit(images, double, after=True),
-        "The LayerNorm after the last block is missing.": _vit(images, double, last_norm=False),
-        "LayerNorm's eps is 1e-6 here; PyTorch's default is 1e-5.": _vit(images, double, eps=1e-5),
-        "The logits of the attention are not divided by sqrt(d), d = 16 numbers of a head.": _vit(images, double, scale=1.0),
-        "You divide the logits by the root of 96; a head has 16 numbers.": _vit(images, double, scale=96**-0.5),
-        "There are six heads; you have one.": _vit(images, double, heads=1, scale=96**-0.5),
+            _vit(images, w, after=True),
+        "The LayerNorm after the last block is missing.": _vit(images, w, last_norm=False),
+        "LayerNorm's eps is 1e-6 here; PyTorch's default is 1e-5.": _vit(images, w, eps=1e-5),
+        "The logits of the attention are not divided by sqrt(d), d = 16 numbers of a head.": _vit(images, w, scale=1.0),
+        "You divide the logits by the root of 96; a head has 16 numbers.": _vit(images, w, scale=96**-0.5),
+        "There are six heads; you have one.": _vit(images, w, heads=1, scale=96**-0.5),
         "qkv holds all queries, then all keys, then all values, and each of them head after head: (3, heads, d).":
-            _vit(images, double, by_head=True),
-        "The projection after the heads is missing.": _vit(images, double, project=False),
-        "GELU is the exact one, without the tanh.": _vit(images, double, act=lambda x: F.gelu(x, approximate="tanh")),
-        "The MLP takes GELU, not ReLU.": _vit(images, double, act=F.relu),
-        "The class is read from CLS; you read the mean of the patches.": _vit(images, double, read=lambda x: x[:, 1:].mean(1)),
-        "The class is read from CLS; you read the mean of all tokens.": _vit(images, double, read=lambda x: x.mean(1)),
-        "The head is missing: CLS goes through head.weight and head.bias.": _vit(images, double, head=False),
-        "That is one block; there are twelve.": _vit(images, double, depth=1),
+            _vit(images, w, by_head=True),
+        "The projection after the heads is missing.": _vit(images, w, project=False),
+        "GELU is the exact one, without the tanh.": _vit(images, w, act=lambda x: F.gelu(x, approximate="tanh")),
+        "The MLP takes GELU, not ReLU.": _vit(images, w, act=F.relu),
+        "The class is read from CLS; you read the mean of the patches.": _vit(images, w, read=lambda x: x[:, 1:].mean(1)),
+        "The class is read from CLS; you read the mean of all tokens.": _vit(images, w, read=lambda x: x.mean(1)),
+        "The head is missing: CLS goes through head.weight and head.bias.": _vit(images, w, head=False),
+        "That is one block; there are twelve.": _vit(images, w, depth=1),
     }
 
 

@@ -133,8 +133,8 @@ def check_put_back(put_back) -> str:
 def check_mae_loss(mae_loss) -> str:
     """mae_loss(patches (B, N, 3 p²), noise (B, N), keep, parts) -> a number; parts as `_mae_parts` makes them."""
     generator = torch.Generator().manual_seed(0)
-    patches, noise = (torch.rand(size, generator=generator).double() for size in ((3, 9, 12), (3, 9)))
-    parts, keep = _mae_parts(), 3
+    patches, noise = (torch.rand(size, generator=generator) for size in ((3, 9, 12), (3, 9)))
+    parts, keep, given = _mae_parts(), 3, "For 3 images of 9 patches, of which 3 are seen"
     right = _mae(patches, noise, keep, parts)
     mistakes = {
         "The loss counts hidden patches alone; yours counts the visible ones too.": dict(count="all"),
@@ -149,10 +149,21 @@ def check_mae_loss(mae_loss) -> str:
         "The decoder does not know where anything is: add the decoder's positions to all tokens.": dict(second=False),
         "The visible tokens are not back in their places when the decoder's positions are added.": dict(back=False),
         "You add up the squared errors of a patch; take their mean.": dict(total=True),
+        "Six of nine patches are hidden; you divide by nine.": dict(over_all=True),
+        "keep patches stay; you hide as many and keep the rest.": dict(swapped=True),
+        "Tokens are put back by the inverse of the order, its argsort; you used the order itself.": dict(inverse=False),
+        "At the hidden places stands the mask token; yours are 0.": dict(masked=False),
+        "Each patch is normalised by its own mean and variance, not by those of all.": dict(normalised="all"),
+        "Divide by the root of the variance, not by the variance.": dict(root=False),
+        "The variance is missing: divide by its root.": dict(normalised="mean"),
     }
     wrong = {text: _mae(patches, noise, keep, parts, **options) for text, options in mistakes.items()}
-    got = number(mae_loss(patches.clone(), noise.clone(), keep, parts), "For 3 images of 9 patches, of which 3 are seen")
-    compare(got, right, wrong, "For 3 images of 9 patches, of which 3 are seen")
+    with torch.enable_grad():
+        got = number(mae_loss(patches.clone(), noise.clone(), keep, parts), given)
+    compare(got.detach(), right, wrong, given)
+    if not got.requires_grad:
+        raise CourseError("the number is right, and nothing could be trained by it: it does not know where it came from. Give "
+                          "back the tensor itself, without .item(), .detach() or no_grad")
     return "This is MAE: with 12 blocks for the encoder, 8 for the decoder and a CLS token it is the published one."
 
 
@@ -169,26 +180,28 @@ def _mae_parts() -> SimpleNamespace:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return SimpleNamespace(
-            embed=nn.Linear(12, 8).double(), positions=torch.randn(9, 8).double(), encoder=Mixer(8, 8).double(),
-            to_decoder=nn.Linear(8, 6).double(), mask_token=torch.randn(6).double(),
-            decoder_positions=torch.randn(9, 6).double(), decoder=Mixer(6, 12).double())
+            embed=nn.Linear(12, 8), positions=torch.randn(9, 8), encoder=Mixer(8, 8), to_decoder=nn.Linear(8, 6),
+            mask_token=torch.randn(6), decoder_positions=torch.randn(9, 6), decoder=Mixer(6, 12))
 
 
 def _mae(patches: Tensor, noise: Tensor, keep: int, parts: SimpleNamespace, *, count="hidden", normalised=True, power=2,
-         sees_all=False, turn=1, positions="early", second=True, back=True, total=False) -> Tensor:
+         sees_all=False, turn=1, positions="early", second=True, back=True, total=False, over_all=False, swapped=False,
+         inverse=True, masked=True, root=True) -> Tensor:
     """The loss, image by image; each option makes a mistake."""
-    losses = []
+    losses, keep = [], noise.shape[1] - keep if swapped else keep
     for x, order in zip(patches, (turn * noise).argsort(dim=1)):                   # (N, 3 p²) and (N,)
         seen, hidden = order[:keep], order[keep:]
         tokens = parts.embed(x) + (parts.positions if positions == "early" else 0)
         visible = tokens[order if sees_all else seen] + (parts.positions[:keep] if positions == "late" else 0)
         latent = parts.encoder(visible[None])[0][:keep]
-        everything = parts.mask_token.repeat(len(x), 1)                            # (N, E)
-        everything[seen if back else torch.arange(keep)] = parts.to_decoder(latent)
+        shuffled = parts.mask_token.repeat(len(x), 1) * masked                     # (N, E), in the order of the noise
+        shuffled[:keep] = parts.to_decoder(latent)
+        everything = shuffled[order.argsort() if inverse else order] if back else shuffled
         drawn = parts.decoder((everything + (parts.decoder_positions if second else 0))[None])[0]
-        scale = (x.var(1, keepdim=True) + 1e-6).sqrt()
-        target = (x - x.mean(1, keepdim=True)) / scale if normalised else x
+        over = x if normalised != "all" else patches.flatten()[None]
+        scale = (over.var(1, keepdim=True) + 1e-6) ** (0.5 if root else 1) if normalised != "mean" else 1
+        target = (x - over.mean(1, keepdim=True)) / scale if normalised else x
         error = (drawn - target).abs() ** power
         error = error.sum(1) if total else error.mean(1)                           # (N,)
         losses.append({"hidden": error[hidden], "visible": error[seen], "all": error}[count])
-    return torch.cat(losses).mean()
+    return torch.cat(losses).sum() / noise.numel() if over_all else torch.cat(losses).mean()

@@ -7,7 +7,7 @@ from torch import Tensor
 from lib.analysis.attention import attention_distance as distance_of_heads
 from lib.analysis.attention import normalized_mutual_information, patch_distances
 from lib.errors import CourseError
-from lib.exercises import check, compare
+from lib.exercises import alike, check, compare
 
 
 def _attention(*shape: int, sharpness: float = 2.0) -> Tensor:
@@ -34,6 +34,13 @@ def check_drop_cls(drop_cls) -> str:
             attention[..., 1:] / attention[..., 1:].sum(-1, keepdim=True),
         "CLS is dropped as a query; drop it as a key too, the first column.": attention[..., 1:, :],
     }, "For 2 images, 3 heads, CLS and 5 patches")
+    little = attention.clone()
+    little[..., 1:] *= 1e-5 / little[..., 1:].sum(-1, keepdim=True)
+    little[..., 0] = 1 - 1e-5
+    if not alike(drop_cls(little), kept / kept.sum(-1, keepdim=True)):
+        raise CourseError("where CLS gets all but a hundred-thousandth of each row, the rest was expected as it is, brought to "
+                          "a sum of 1, and something else came. Do you add a little before you divide? That mixes in a "
+                          "uniform head (section 3)")
     return "Each patch shares its attention out over patches alone."
 
 
@@ -105,6 +112,9 @@ def check_nmi(nmi) -> str:
     if isinstance(one_key, Tensor) and one_key.isnan().any():
         raise CourseError("for a head whose queries all look at one key, 0 was expected, and nan came. There H(k) is 0, and "
                           "what you divide by too: keep it above a tiny number, .clamp(min=1e-6)")
+    compare(one_key, torch.zeros(1, dtype=torch.float64), {
+        "There is nothing to be known here: the key is the same whatever the query is.": torch.ones(1, dtype=torch.float64),
+    }, "For a head whose queries all look at one key")
     return "The permutation gives 1, whatever it permutes."
 
 
@@ -156,6 +166,7 @@ def check_head_similarity(head_similarity) -> str:
         "This is a correlation: do not take out the mean.":
             torch.einsum("bgqk,bhqk->bghq", centred, centred).mean(-1)[:, pairs].mean(1),
         "This is the sum over pairs; take the mean.": cosines[:, pairs].sum(1) / 2,
+        "You divide by all H x H places; take the mean over pairs.": cosines.triu(1).mean((1, 2)),
         "Each pair counts once in this sum, and you divide by as many as if it counted twice.":
             cosines[:, pairs].sum(1) / 2 / 6,
         "Only neighbouring heads are compared; take all pairs.": (cosines[:, 0, 1] + cosines[:, 1, 2]) / 2,

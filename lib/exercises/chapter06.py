@@ -64,6 +64,8 @@ def check_gram_spectrum(gram_spectrum) -> str:
     compare(got, values.log(), {
         "Take the mean token off first.": largest(tokens @ tokens.T / 4).log(),
         "The mean runs over tokens: every channel has a mean of its own.": largest(of_channels @ of_channels.T / 4).log(),
+        "The mean runs over tokens; torch.cov takes rows for variables, so this centres each token.":
+            largest(of_channels @ of_channels.T / 7).log(),
         "Divide by P - 1, as a covariance does; you divide by P.": largest(x @ x.T / 5).log(),
         "Divide by P - 1.": largest(x @ x.T).log(),
         "Divide by P - 1; D counts channels.": largest(x @ x.T / 8).log(),
@@ -113,29 +115,33 @@ def check_project(project) -> str:
 @check
 def check_image_purity(image_purity) -> str:
     """image_purity(tokens (B, P, D), k) -> the mean share of a token's k nearest others that are of its image."""
-    generator = torch.Generator().manual_seed(3)
-    tokens = torch.randn(3, 1, 4, generator=generator).double() + torch.randn(3, 6, 4, generator=generator).double()
-    tokens = tokens * torch.linspace(0.3, 3, 18, dtype=torch.float64)[torch.randperm(18, generator=generator)].view(3, 6, 1)
-    unit = F.normalize(tokens, dim=-1)
+    generator = torch.Generator().manual_seed(243)                                 # no two mistakes give the same number
+    tokens = 0.6 * torch.randn(4, 1, 4, generator=generator).double() + torch.randn(4, 7, 4, generator=generator).double()
+    tokens = tokens * torch.linspace(0.3, 3, 28, dtype=torch.float64)[torch.randperm(28, generator=generator)].view(4, 7, 1)
+    number_of, given = torch.arange(28), "For 4 images of 7 tokens and 5 neighbours"
 
-    def share(likeness: Tensor, k: int = 2, itself: bool = False) -> Tensor:
-        image = torch.arange(18) // 6
+    def share(likeness: Tensor, k: int = 5, itself: bool = False, image: Tensor = number_of // 7) -> Tensor:
         likeness = likeness if itself else likeness.clone().fill_diagonal_(-torch.inf)
         return (image[likeness.topk(k).indices] == image[:, None]).double().mean()
 
-    flat, normed, centred = (x.flatten(0, 1) for x in (tokens, unit, F.normalize(tokens - tokens.mean((0, 1)), dim=-1)))
+    mean = tokens.mean((0, 1))
+    flat, normed, centred = (x.flatten(0, 1) for x in (tokens, F.normalize(tokens, dim=-1), F.normalize(tokens - mean, dim=-1)))
     cosine = normed @ normed.T
     right = share(cosine)
-    compare(number(image_purity(tokens.clone(), 2), "For 3 images of 6 tokens and 2 neighbours"), right, {
+    compare(number(image_purity(tokens.clone(), 5), given), right, {
         "A token is no neighbour of its own: leave it out.": share(cosine, itself=True),
         "These are the k furthest; the nearest have the largest cosine.":
             share((-cosine).fill_diagonal_(-torch.inf), itself=True),
         "Nearness is the cosine: divide tokens by their length first.": share(flat @ flat.T),
         "Nearness is the cosine, not the distance between tokens of unlike length.": share(-torch.cdist(flat, flat)),
         "That is the share of other images.": 1 - right,
-        "Take k neighbours, not k + 1.": share(cosine, 3),
-        "Divide by k: that is how many neighbours are of the same image, not which share.": 2 * right,
+        "Take k neighbours, not k + 1.": share(cosine, 6),
+        "Divide by k: that is how many neighbours are of the same image, not which share.": 5 * right,
         "Tokens of all images are candidates; you looked within one image.": torch.tensor(1.0, dtype=torch.float64),
         "Cosines are of the tokens as they are: take no mean off.": share(centred @ centred.T),
-    }, "For 3 images of 6 tokens and 2 neighbours")
+        "Token i belongs to image i // P; i % P is its place.": share(cosine, image=number_of % 7),
+        "Token i belongs to image i // P, P tokens an image, not i // B.": share(cosine, image=number_of // 4),
+        "A cosine may be negative, so 0 does not leave a token out; set its own to -inf.":
+            share(cosine.clone().fill_diagonal_(0), itself=True),
+    }, given)
     return "And here no picture was needed."

@@ -37,6 +37,8 @@ def check_delta_log_amplitude(delta_log_amplitude) -> str:
         "The logarithm is missing.": delta(spectrum.abs()),
         "The transform runs over the two axes of the grid, dim=(0, 1); fft2 takes the last two if you do not say.":
             delta(torch.fft.fft2(maps).abs().log()),
+        "Tokens are (P, D), so the grid comes first: view(side, side, -1); yours mixes channels and places.":
+            delta(torch.fft.fft2(tokens.reshape(-1, 6, 6)).abs().log().permute(1, 2, 0)),
     }, given)
     return "A number for an image; the chapter's curves are its means."
 
@@ -75,6 +77,10 @@ def check_band_of(band_of) -> str:
     if not isinstance(got, Tensor):
         compare(got, folded, {}, given)
     compare(got.double(), ring(folded).double(), {text: wrong.double() for text, wrong in mistakes.items()}, given)
+    edge = band_of(n, 0.0, high)
+    if not edge[0, 0]:
+        raise CourseError(f"for 12 x 12 pixels, from 0 to {high:.2f}, True was expected at [0, 0], and False came. Both ends "
+                          "belong to the band: <= and not <")
     return "A ring that a frequency and its negative share, so noise in it stays real."
 
 

@@ -1,5 +1,6 @@
 """The ledger: every row of the papers is in it, and what is written is what was measured."""
 import json
+import re
 import sys
 from dataclasses import replace
 
@@ -295,9 +296,11 @@ def test_trainings_are_not_lost_either(tmp_path, lab, three, monkeypatch):
     assert json.loads(before)["seeds"] == [0, 1, 2]
     lines = ledger.markdown(ledger.written(path)).splitlines()[-2:]
     table = ledger.over_trainings(ledger.written(path)).splitlines()
-    assert table[0] == "| check | seed 0 | seed 1 | seed 2 | over all |" and len(table) == 4
-    assert table[2] == "| first (park-1) | +1.00 | +2.00 | +1.50 | supported |"
-    assert table[3] == "| second, px, above 0.02 (park-1) | +0.100 | +0.300 | -0.100 | inconclusive |"
+    assert table[0] == "| check | seed 0 | seed 1 | seed 2 | together | 95 % interval |" and len(table) == 4
+    assert re.fullmatch(r"\| first \(park-1\) \| \+1.00 \| \+2.00 \| \+1.50 \| supported \| "
+                        r"\+\d.\d\d to \+\d.\d\d \|", table[2])
+    assert re.fullmatch(r"\| second, px, above 0.02 \(park-1\) \| \+0.100 \| \+0.300 \| -0.100 \| inconclusive \| "
+                        r"-0.\d{3} to \+0.\d{3} \|", table[3])
     assert lines[0].endswith(" px | 3 | inconclusive |") and lines[1].endswith("| private data |  | cannot be measured here |")
     monkeypatch.setattr(Lab, "seeds", lambda self, names: [2])
     with pytest.raises(CourseError, match=r"park-1 cannot be measured any more with seed 1: not all .* ship; .* keeps what"):

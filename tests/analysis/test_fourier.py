@@ -9,7 +9,7 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from lib.analysis.fourier import Frequencies, diagonal, log_amplitude, radial, rings
+from lib.analysis.fourier import Frequencies, diagonal, log_amplitude, phases_and_amplitudes, radial, rings
 from lib.analysis.recording import record
 from lib.data.shapes import Shapes
 from lib.data.views import normalize
@@ -181,3 +181,18 @@ def test_a_grid_is_asked_for_where_patches_are_not_a_square():
     with pytest.raises(CourseError, match=r"18 patches are not 2 x 8"):
         log_amplitude(torch.zeros(1, 18, 2), (2, 8))
     assert log_amplitude(torch.ones(1, 18, 2), (3, 6)).shape == (1, 3, 4)
+
+
+# ------------------------------------------------------------------------------------------------------ phases and amplitudes
+
+def test_a_picture_of_the_phases_of_one_and_the_amplitudes_of_another():
+    columns = torch.arange(8.0).expand(8, 8)
+    lying, weak = ((0.5 + strength * (2 * math.pi * (columns + shift) / 8).cos())[None, None].double()
+                   for strength, shift in ((0.4, 1), (0.1, 3)))
+    mixed = phases_and_amplitudes(lying, weak)                     # the wave of the first, as strong as that of the second
+    torch.testing.assert_close(mixed, (0.5 + 0.1 * (2 * math.pi * (columns + 1) / 8).cos())[None, None].double())
+    images = torch.rand(2, 3, 6, 7)
+    torch.testing.assert_close(phases_and_amplitudes(images, images), images)
+    assert phases_and_amplitudes(images, images.flip(0)).min() >= 0 and phases_and_amplitudes(images, images.flip(0)).max() <= 1
+    with pytest.raises(CourseError, match=r"phases of images \(2, 3, 6, 7\) and amplitudes of \(1, 3, 6, 7\)"):
+        phases_and_amplitudes(images, images[:1])

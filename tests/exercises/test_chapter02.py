@@ -209,7 +209,8 @@ def test_a_right_answer_passes(name, answer, verdict):
     ("train_simclr", no_training, "no weight of the network moved"),
     ("train_simclr", partial(no_training, nudge=1e-4, loss=lambda step: step), "does not fall: 2.00 in the first five"),
     ("train_simclr", partial(no_training, loss=lambda step: math.inf if step == 7 else 1), "the loss was inf in step 7"),
-    ("train_simclr", partial(no_training, step_of=lambda step: 0), "asked 60 times, for 1 different steps"),
+    ("train_simclr", partial(no_training, step_of=lambda step: 0), "it was asked for 1 different ones"),
+    ("train_simclr", partial(no_training, step_of=lambda step: step + 1), "asked for step 60; steps are counted from 0 to 59"),
     ("train_simclr", lambda network, two_views, steps: [1.0], "60 losses were expected, one for each step, and 1 came"),
 ])
 def test_a_mistake_is_named(name, answer, message, verdict):

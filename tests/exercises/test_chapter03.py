@@ -63,7 +63,7 @@ def mae_by_mask(patches, noise, keep, parts):
         drawn = parts.decoder((full + parts.decoder_positions)[None])[0]
         total += (drawn - normalize_patches(x))[~seen].square().sum()
         count += (~seen).sum() * x.shape[1]
-    return float(total / count)
+    return total / count
 
 
 def in_single_precision(pixels, patch_size, cell, ratio):
@@ -104,6 +104,14 @@ def share(pixels, patch_size, cell, ratio, whole=math.ceil, power=2):
 def normalized(patches, dim=-1, correction=1, scale=lambda variance: (variance + 1e-6).sqrt(), centre=1):
     mean, variance = patches.mean(dim, keepdim=True), patches.var(dim, keepdim=True, correction=correction)
     return (patches - centre * mean) / scale(variance)
+
+
+def by_the_order(visible, noise, mask_token):
+    return append(visible, noise, mask_token).take_along_dim(noise.argsort(dim=1)[..., None], dim=1)
+
+
+def of_zeros(visible, noise, mask_token):
+    return put_back(visible, noise, 0 * mask_token)
 
 
 def choose(tokens, noise, keep, places=lambda order, keep: order[:, :keep]):
@@ -183,6 +191,16 @@ def test_a_right_answer_passes(name, answer, verdict):
     ("mae_loss", partial(mae_loss, second=0), "does not know where anything is"),
     ("mae_loss", partial(mae_loss, put_back=append), "not back in their places"),
     ("mae_loss", partial(mae_loss, mean=lambda error: error.sum(-1)), "take their mean"),
+    ("mae_loss", partial(mae_loss, put_back=by_the_order), "you used the order itself"),
+    ("mae_loss", partial(mae_loss, put_back=of_zeros), "yours are 0"),
+    ("mae_loss", lambda *a: mae_loss(*a) * 6 / 9, "you divide by nine"),
+    ("mae_loss", lambda x, noise, keep, parts: mae_loss(x, noise, 9 - keep, parts), "you hide as many"),
+    ("mae_loss", partial(mae_loss, target=lambda x: (x - x.mean()) / (x.var() + 1e-6).sqrt()), "not by those of all"),
+    ("mae_loss", partial(mae_loss, target=lambda x: (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True) + 1e-6)),
+     "not by the variance"),
+    ("mae_loss", partial(mae_loss, target=lambda x: x - x.mean(-1, keepdim=True)), "The variance is missing"),
+    ("mae_loss", lambda *a: mae_loss(*a).item(), "nothing could be trained by it"),
+    ("mae_loss", lambda *a: mae_loss(*a).detach(), "nothing could be trained by it"),
     ("mae_loss", lambda *a: mae_loss(*a)[None], "the shape () was expected, and (1,) came"),
 ])
 def test_a_mistake_is_named(name, answer, message, verdict):

@@ -134,6 +134,7 @@ def test_a_right_answer_passes(name, answer, verdict):
     ("drop_cls", lambda a: a[:, :, 1:, 1:] + a[:, :, 1:, :1] / 5, "does not go in equal parts"),
     ("drop_cls", lambda a: kept(a, rows=slice(None)), "drop it as a query too"),
     ("drop_cls", lambda a: a[:, :, 1:], "drop it as a key too"),
+    ("drop_cls", lambda a: drop_cls(a + 1e-8), "Do you add a little before you divide?"),
     ("attention_distance", lambda a, r, c, p: attention_distance(a, r, c, 1), "This is in patches"),
     ("attention_distance", lambda *x: weighted(*x, lambda s: s.square().sum(-1)), "the squares of the distances, in"),
     ("attention_distance", lambda a, r, c, p: p * weighted(a, r, c, 1, lambda s: s.square().sum(-1)), "the squares of the d"),
@@ -155,6 +156,7 @@ def test_a_right_answer_passes(name, answer, verdict):
     ("nmi", lambda a: normalised(a, base=math.log(2)), "base 2"),
     ("nmi", lambda a: (entropies(a)[0] - 8 * entropies(a)[1]) / (math.log(8) * entropies(a)[0]).sqrt(), "not the sum"),
     ("nmi", lambda a: -nmi(a), "The sign is the other way round"),
+    ("nmi", lambda a: nmi(a) if len(a) > 1 else torch.ones(1), "There is nothing to be known here"),
     ("nmi", lambda a: nmi(a).mean(), "All heads went into one"),
     ("nmi", without_zeros_in_mind, "Is 0 log 0 taken as 0?"),
     ("nmi", lambda a: normalised(a), "for a head whose queries all look at one key, 0 was expected, and nan came"),
@@ -175,6 +177,7 @@ def test_a_right_answer_passes(name, answer, verdict):
     ("head_similarity", lambda a: cosines(a - a.mean(-1, keepdim=True)), "This is a correlation"),
     ("head_similarity", lambda a: 3 * cosines(a), "the sum over pairs"),
     ("head_similarity", lambda a: cosines(a) / 2, "Each pair counts once"),
+    ("head_similarity", lambda a: cosines(a) / 3, "all H x H places"),
     ("head_similarity", lambda a: (cosines(a[:, :2]) + cosines(a[:, 1:])) / 2, "Only neighbouring heads"),
     ("head_similarity", lambda a: cosines(a).mean(), "All images went into one"),
 ])

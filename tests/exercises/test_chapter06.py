@@ -1,4 +1,6 @@
 """The checks of chapter 06: right answers pass, and each usual mistake fails with its name."""
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -22,6 +24,13 @@ def gram_spectrum(tokens):
 def project(tokens, k):
     centred = tokens - tokens.mean(0)
     return centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:k].T
+
+
+def by_number(tokens, k, image_of, own=-math.inf):
+    unit = F.normalize(tokens.flatten(0, 1), dim=-1)
+    image = image_of(torch.arange(len(unit)), tokens)
+    nearest = (unit @ unit.T).fill_diagonal_(own).topk(k).indices
+    return (image[nearest] == image[:, None]).double().mean()
 
 
 def image_purity(tokens, k):
@@ -136,6 +145,7 @@ def test_a_right_answer_passes(name, answer, verdict):
     ("gram_spectrum", lambda x: torch.linalg.eigvalsh(x.T.cov()).flip(0), "That is the D x D covariance"),
     ("gram_spectrum", lambda x: spectrum(x, centre=0), "Take the mean token off"),
     ("gram_spectrum", lambda x: spectrum(x, dim=1), "every channel has a mean of its own"),
+    ("gram_spectrum", lambda x: torch.linalg.eigvalsh(x.cov()).flip(0)[:4].log(), "torch.cov takes rows for variables"),
     ("gram_spectrum", lambda x: spectrum(x, over=5), "you divide by P."),
     ("gram_spectrum", lambda x: spectrum(x, over=1), "Divide by P - 1."),
     ("gram_spectrum", lambda x: spectrum(x, over=8), "D counts channels"),
@@ -163,9 +173,12 @@ def test_a_right_answer_passes(name, answer, verdict):
     ("image_purity", lambda x, k: 1 - purity(x, k), "of other images"),
     ("image_purity", lambda x, k: purity(x, k, extra=1), "not k + 1"),
     ("image_purity", lambda x, k: purity(x, k) * k, "not which share"),
+    ("image_purity", lambda x, k: by_number(x, k, lambda i, x: i % x.shape[1]), "i % P is its place"),
+    ("image_purity", lambda x, k: by_number(x, k, lambda i, x: i // len(x)), "not i // B"),
+    ("image_purity", lambda x, k: by_number(x, k, lambda i, x: i // x.shape[1], own=0.0), "set its own to -inf"),
     ("image_purity", lambda x, k: 1.0, "you looked within one image"),
     ("image_purity", lambda x, k: purity(x, k, prepare=lambda y: F.normalize(y - y.mean((0, 1)), dim=-1)), "take no mean off"),
-    ("image_purity", lambda x, k: neighbour_purity(x, k), "the shape () was expected, and (3,) came"),
+    ("image_purity", lambda x, k: neighbour_purity(x, k), "the shape () was expected, and (4,) came"),
 ])
 def test_a_mistake_is_named(name, answer, message, verdict):
     result, line = verdict(getattr(chapter06, f"check_{name}"), answer)

@@ -113,6 +113,8 @@ def signed(n):
     ("delta_log_amplitude", lambda x: delta_log_amplitude(x, read=lambda a: a.mean(-1)), "The logarithm is missing"),
     ("delta_log_amplitude", lambda x: (lambda f: f[2, 2].mean() - f[0, 0].mean())(
         torch.fft.fft2(x.view(6, 6, -1)).abs().log()), "dim=(0, 1)"),
+    ("delta_log_amplitude", lambda x: (lambda f: (f[:, 2, 2] - f[:, 0, 0]).mean())(
+        torch.fft.fft2(x.reshape(-1, 6, 6)).abs().log()), "yours mixes channels and places"),
     ("delta_log_amplitude", lambda x: logs(x) - logs(x)[0, 0], "the shape () was expected, and (6, 6) came"),
     ("band_of", lambda *a: band_of(*a, lambda n: 2 * PI / n * torch.arange(n)), "k or k - n"),
     ("band_of", lambda *a: torch.fft.fftshift(band_of(*a)), "Zero lies in the middle"),
@@ -125,6 +127,7 @@ def signed(n):
     ("band_of", lambda *a: band_of(*a, lambda n: torch.fft.fftfreq(n).abs()), "multiply fftfreq by 2 pi"),
     ("band_of", lambda *a: band_of(*a, lambda n: PI * torch.fft.fftfreq(n).abs()), "not by pi"),
     ("band_of", lambda *a: ~band_of(*a), "outside the band"),
+    ("band_of", lambda n, low, high: band_of(n, low + 1e-9, high), "Both ends belong to the band"),
     ("band_of", lambda n, low, high: band_of(n, 0, high), "it has a lower end too"),
     ("band_of", lambda *a: band_of(*a).float(), "one of torch.float32 came"),
     ("band_of", lambda n, *a: band_of(n // 2 + 1, *a), "the shape (12, 12) was expected, and (7, 7) came"),

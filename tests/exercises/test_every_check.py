@@ -50,3 +50,21 @@ def test_an_odd_result_is_wrong_and_the_check_does_not_stumble(check, odd, verdi
     result, line = verdict(check, lambda *arguments: odd)
     assert result is False and line.startswith("Not right: ")
     assert "stopped with" not in line, line                                        # the answer did not stop
+
+
+@every_check
+def test_what_pytorch_has_not_implemented_is_no_stub(check, verdict):
+    def answer(*arguments):
+        return torch.nn.functional.gelu(torch.arange(3))
+
+    result, line = verdict(check, answer)
+    first = answer.__code__.co_firstlineno + 1
+    assert result is False and "stopped with NotImplementedError: " in line and line.endswith(f" (line {first} of its cell)")
+
+
+def test_an_error_without_words_is_told_without_a_colon(verdict):
+    def answer(*arguments):
+        assert not arguments
+
+    assert verdict(lib.exercises.check(lambda given: given(1)), answer)[1].startswith(
+        "Not right: `answer` stopped with AssertionError (line ")

@@ -137,16 +137,19 @@ def number(check: dict) -> str:
 
 
 def over_trainings(entries: list[dict]) -> str:
-    """A table in Markdown: all checks of some claims, with the value of each training and what they read together."""
+    """A table in Markdown: all checks of some claims, with the value of each training, and what they say together with its 95 %
+    interval, over trainings and images."""
     seeds = sorted({seed for entry in entries for seed in entry["seeds"]})
-    rows = [f"| check | {' | '.join(f'seed {seed}' for seed in seeds)} | over all |", "|---" * (len(seeds) + 2) + "|"]
+    heads = ["check", *(f"seed {seed}" for seed in seeds), "together", "95 % interval"]
+    rows = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for entry in entries:
         for check in entry["checks"]:
             values = dict(zip(entry["seeds"], check["values"], strict=True))
             unit = f", {check['unit']}" if check["unit"] else ""
             unit += f", above {check['margin']:g}" if check["margin"] else ""
             cells = [f"{values[seed]:+.{digits(values.values())}f}" if seed in values else "" for seed in seeds]
-            rows.append(f"| {check['text']}{unit} ({entry['id']}) | {' | '.join(cells)} | {check['reading']} |")
+            ends = f"{check['low']:+.{digits(values.values())}f} to {check['high']:+.{digits(values.values())}f}"
+            rows.append(f"| {check['text']}{unit} ({entry['id']}) | {' | '.join(cells)} | {check['reading']} | {ends} |")
     return "\n".join(rows) + "\n"
 
 

@@ -47,8 +47,8 @@ def attention_distance(lab: Lab, cl: str, mim: str) -> Iterator[Check]:
 def collapse(lab: Lab, cl: str, mim: str) -> Iterator[Check]:
     a, b = (heads_mean(lab, name, "nmi") for name in (cl, mim))
     yield Check(f"late, the NMI of {label(mim)} is above that of {label(cl)}", *over_images(halves(b - a)[1]))
-    yield Check(f"{label(cl)}'s in blocks 11 and 12, below .03 by", *over_images(0.03 - a[:, 10:].mean(1)))
-    yield Check(f"{label(cl)}'s falls from block 3 to 12", *over_images(a[:, 2] - a[:, 11]))
+    yield Check(f"the NMI of {label(cl)} in blocks 11 and 12 is below .03, by", *over_images(0.03 - a[:, 10:].mean(1)))
+    yield Check(f"the NMI of {label(cl)} falls from block 3 to 12, by", *over_images(a[:, 2] - a[:, 11]))
 
 
 def diversity(lab: Lab, cl: str, mim: str) -> Iterator[Check]:
@@ -92,10 +92,10 @@ def in_unison(lab: Lab, cl: str, mim: str) -> Iterator[Check]:
 def frequencies(lab: Lab, cl: str, mim: str) -> Iterator[Check]:
     a, b = (lab.recorded(name, Frequencies)["delta_log_amplitude"].double() for name in (cl, mim))     # (images, 13)
     depth = 1 + int((b - a)[:, 1:].mean(0).argmin())               # depth 0 is the patch embedding, before any block
-    yield Check(f"{label(mim)} has more high frequencies after every block; least ahead after block {depth}",
+    yield Check(f"{label(mim)} has more high frequencies after every block, the smallest lead after block {depth}",
                 *over_images((b - a)[:, depth]), "ln")
-    yield Check(f"{label(cl)}'s rise from depth 1 to 10", *over_images(a[:, 10] - a[:, 1]), "ln")
-    yield Check(f"{label(mim)}'s fall from depth 11 to 12", *over_images(b[:, 11] - b[:, 12]), "ln")
+    yield Check(f"the high frequencies of {label(cl)} rise from depth 1 to 10", *over_images(a[:, 10] - a[:, 1]), "ln")
+    yield Check(f"the high frequencies of {label(mim)} fall from depth 11 to 12", *over_images(b[:, 11] - b[:, 12]), "ln")
 
 
 def shape_bias(lab: Lab, cl: str, mim: str) -> Iterator[Check]:
