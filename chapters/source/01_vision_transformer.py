@@ -974,8 +974,9 @@ plots.show(figure, alt="The loss falls from 2.3 to near 0 in 200 steps; beside i
 # ### Exercise 5 · ★★★ · 40 minutes
 # Now close the chapter, and write a Vision Transformer on an empty page. You get the weights of a network that this course
 # trained, as they lie in the file, and nothing else: write `class_scores(images, w)`, normalised images `(B, 3, 64, 64)` and a dict
-# of weights → the scores `(B, 10)` of the ten shapes. Twelve blocks, six heads, exact GELU; LayerNorm with $\varepsilon = 10^{-6}$;
-# the class is read from CLS after the last norm. The names tell you the rest.
+# of float32 weights (leave them as they are) → the scores `(B, 10)` of the ten shapes, before any softmax. Use `torch`, and no
+# function of this chapter or of `lib`. Twelve blocks, six heads, exact GELU; LayerNorm with $\varepsilon = 10^{-6}$; the class is read
+# from CLS after the last norm. The names tell you the rest.
 #
 # *Hint: begin with the patches and look at shapes after every line. `F.conv2d` with a stride, `F.layer_norm`, `F.linear` and
 # `F.scaled_dot_product_attention` take the weights as they are; `qkv` holds all queries, then all keys, then all values.*

@@ -718,8 +718,9 @@ chapter02.check_effective_rank(effective_rank);
 # ### Exercise 5 · ★★★ · 30 minutes
 #
 # Train a network yourself, from an empty page. You get a small `network` with random weights, images (B, 3, 32, 32) → vectors
-# (B, D), and `two_views(step)`, which gives two views of the 128 images of a step. Write `train_simclr(network, two_views, steps)`:
-# SimCLR's game of exercise 2 at temperature 0.2, AdamW with a learning rate of 0.005; return a list with the loss of each step.
+# (B, D), and `two_views(step)`, which gives two views of the 128 images of step 0, 1, … `steps - 1`. Write `train_simclr(network,
+# two_views, steps)`: SimCLR's game of exercise 2 at temperature 0.2, AdamW with a learning rate of 0.005; return a list with the loss
+# of each step.
 # The check lets it train for 60 steps (five seconds), and judges the network alone: does k-NN find at least 25 % more of the
 # shapes than before?
 #

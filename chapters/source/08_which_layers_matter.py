@@ -525,7 +525,7 @@ plots.show(figure, alt="Four images: three quarters hidden, filled in by MAE, or
 
 # %% [markdown]
 # Above what MAE sees, in the middle what it makes of it, below the original. What it drew is smooth: the outline goes on,
-# the texture does not. As a number, take the Fourier transform *within* each hidden patch: log amplitudes at 0, 1, 2 and 3
+# if roundly (the squares lose their corners), and the texture does not. As a number, take the Fourier transform *within* each hidden patch: log amplitudes at 0, 1, 2 and 3
 # cycles along the diagonal.
 
 # %%
@@ -594,7 +594,8 @@ plots.show(figure, alt="Delta log amplitude through encoder and decoder of MAE: 
 # with the blur. **In this training that does not show** (of two more, section 6): our decoder lies above the encoder's
 # last block and a tenth of a unit below its mean. The *untrained* decoder lies a whole unit lower, so a low value by
 # itself is no sign of learning. Ours has two narrow blocks on an 8 × 8 grid and theirs eight wide ones on 14 × 14, so
-# this says little about theirs. What agrees is the end of the encoder: it falls before it hands over.
+# this says little about theirs. (Dotted: the decoder with three quarters masked, as in training; mask tokens make its
+# first block higher, and it ends where it began.) What agrees is the end of the encoder: it falls before it hands over.
 #
 # ## 6. What held here
 #

@@ -85,7 +85,8 @@ axes[0].set_ylabel("image, sorted by shape")
 plots.show(figure, alt="Three 60 x 60 Gram matrices: pixels show one chequered square; ViT and CNN bright squares of shapes, the CNN more.")
 
 # %% [markdown]
-# Yellow: alike. Pixels know nothing of shapes (the chequered square is one shape in two brightnesses); both networks make
+# Yellow: alike. As pixels, images of one shape are no more alike than others (the chequered square is one shape in two
+# brightnesses), though a line can read the shape off them (chapter 08); both networks make
 # bright squares of some shapes, the CNN of more. **Centred kernel alignment (CKA)** says how much two such pictures agree:
 # it is their cosine.
 
@@ -688,10 +689,10 @@ for name, values in lines.items():
 #
 # ## 10. Which objective is most like the CNN?
 #
-# The paper's ViTs are supervised, as is the CNN, so labels may be what makes them alike. Take four that never
-# saw a label.
+# The paper's ViTs are supervised, as is the CNN, so labels may be what makes them alike. Take four objectives
+# that never saw a label.
 #
-# **Predict, then run.** Order by likeness to the CNN: supervised, MoCo v3, SimMIM, MAE, untrained.
+# **Predict, then run.** Order by likeness to the CNN: supervised, MoCo v3, DINO, SimMIM, MAE, untrained.
 
 # %%
 objectives = {"supervised": ends(grams["ViT", "trained"]), "untrained": ends(grams["ViT", "untrained"])}
@@ -716,7 +717,8 @@ plots.show(figure, alt="CKA of each block of six ViTs with the middle and with t
 # ViT falls *below* the control: from its second block on it has dropped what the middle of the CNN still holds. With the
 # CNN's last block the order turns, and the supervised ViT leads: **the same labels make two architectures more alike
 # where the labels matter**. But an untrained ViT has most of that likeness already; the ViT's labels add a part. SimMIM's
-# and DINO's late blocks lie below the untrained network here. (Over three trainings of ViT and CNN the labels add .16 to
+# and DINO's late blocks lie below the untrained network here (SimMIM's lose what the CNN holds in both panels: its last
+# blocks prepare pixels, chapter 08). (Over three trainings of ViT and CNN the labels add .16 to
 # .20 of CKA to what random weights have, each time; beside MAE the lead is .16, .08 and .20, which leaves it open:
 # shekhar-13.)
 

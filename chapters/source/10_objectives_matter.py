@@ -286,7 +286,7 @@ for kind, row, error in zip(kinds, value.T, wide.T):
 # without the pixels, no more than either has with MoCo v3: "reconstructive" is one word for two different late halves.
 # Why, these numbers do not say.
 #
-# ### The objective, or how much was learned?
+# ## 2. The objective, or how much was learned?
 #
 # DINO learned least of all. Networks that stayed near their start are alike for what they have from there. So ask how near
 # each is to a random network:
@@ -537,8 +537,8 @@ plots.show(figure, alt="Accuracy by depth from CLS, mean and single patches: sup
 # often as that class comes up. The patches tell little. From block 2 on every network is above the untrained one, from
 # CLS. From CLS, MoCo v3 and MAE are about level and well ahead of SimMIM and DINO; from the patches, MAE is far ahead
 # of the other self-supervised networks. So the paper's finding that the class lies closer to the surface in
-# joint-embedding networks **does not show at this scale**: MoCo v3 keeps up with MAE, from CLS alone, and with four
-# times the compute (chapter 12). DINO and SimMIM change places with the probe: by k-NN DINO is ahead by 20 points
+# joint-embedding networks **does not show at this scale**: MoCo v3 keeps up with MAE, from CLS alone, and its 1,000
+# steps cost about four times as much as MAE's 2,000 (chapter 12 counts). DINO and SimMIM change places with the probe: by k-NN DINO is ahead by 20 points
 # (chapter 04), with ten labels a class it is not.
 #
 # Where does CLS know more than the mean? Image by image, with intervals:
@@ -643,7 +643,9 @@ plots.show(figure, alt="Invariance by depth: to brightness the joint-embedding a
 # intervals over images; SimMIM's are wide, because some images change much more than others.)
 #
 # The other three teach caution. MoCo v3 and DINO both saw blurred views, yet MoCo v3 is less invariant to blur than the
-# untrained network. **Nobody asked for invariance to a quarter turn**, and yet most networks have it, the untrained one
+# untrained network. Flipped images were in every training, but only MoCo v3 and DINO were asked to give an image and its
+# mirror image one code; SimMIM has come as far without being asked, while the supervised network and MAE stay where random
+# weights are. **Nobody asked for invariance to a quarter turn**, and yet most networks have it, the untrained one
 # too; the supervised network, which knows the class best, has the least.
 
 # %%
@@ -945,8 +947,9 @@ for text, value, low, high in rows:
 # What holds of the papers' picture: joint-embedding networks are more invariant to brightness, blur and flips than
 # masked networks (to blur not more than random weights); their probes rank classes more alike; MoCo v3's CLS tells the
 # class better than its patches (three times, by amounts that differ too much for a verdict over trainings). What the
-# controls take back: the two joint-embedding networks are more alike in late blocks than all four mixed pairs, as they
-# are and without pixels, with either training of MoCo v3; **once a random network is taken out too, with neither**.
+# controls take back: the two joint-embedding networks are more alike in late blocks than the mean of the four mixed
+# pairs, as they are and without pixels, with either training of MoCo v3 (not than each of the four: MoCo v3 and MAE lie
+# above them, section 2); **once a random network is taken out too, with neither**.
 # Joint-embedding networks are more invariant to a quarter turn as well, which nobody asked for, so "invariant to its
 # views" is not all there is to it; and that they agree more on an image than class by class, these images do not show.
 # What does not show at this scale: on shapes the part of the block in which the families differ, the lead of

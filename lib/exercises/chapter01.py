@@ -135,75 +135,106 @@ def check_block_cost(block_cost) -> str:
 @check
 def check_class_scores(class_scores) -> str:
     """class_scores(images (B, 3, 64, 64), w {name: weight}) -> (B, 10), the shipped supervised network, from its weights."""
-    world, w = Shapes("val", size=64, difficulty="mild"), zoo.weights("supervised", "shapes")
-    images, chosen = normalize(world.images(torch.arange(3))), torch.arange(200)
-    many = normalize(world.images(chosen))
-    right = _vit(many, w).argmax(1)
+    w, (many, truth, right) = zoo.weights("supervised", "shapes"), _two_hundred()
+    images = many[:3]
     compare(class_scores(images.clone(), {name: value.clone() for name, value in w.items()}), _vit(images, w),
             _wrong_networks(), "For 3 images", tolerance=1e-4)
-    found = class_scores(many, w).argmax(1)
+    found = class_scores(many.clone(), w).argmax(1)
     if (found != right).sum() > 2:
         raise CourseError(f"for 3 images the scores are right, and for 200 images {(found != right).sum()} classes are not. "
                           "Does your answer depend on how many images it gets, or on what it was given before?")
-    share = (found == world.labels(chosen)).double().mean()
+    share = (found == truth).double().mean()
     return f"And it names {share:.0%} of 200 shapes that it never saw: a network, from a file."
+
+
+@functools.cache
+def _two_hundred() -> tuple[Tensor, Tensor, Tensor]:
+    """Normalised images (200, 3, 64, 64), their classes (200,), and what the shipped network takes them for (200,)."""
+    world, chosen = Shapes("val", size=64, difficulty="mild"), torch.arange(200)
+    images = normalize(world.images(chosen))
+    return images, world.labels(chosen), _vit(images, zoo.weights("supervised", "shapes")).argmax(1)
 
 
 @functools.cache
 def _wrong_networks() -> dict[str, Tensor]:
     """What to say -> the scores of a network with this mistake, for the images of the check. They are computed once."""
-    images = normalize(Shapes("val", size=64, difficulty="mild").images(torch.arange(3)))
-    w = zoo.weights("supervised", "shapes")
+    images, w = _two_hundred()[0][:3], zoo.weights("supervised", "shapes")
     return {
         "The positions are missing.": _vit(images, w, positions=False),
         "CLS stands in front, before the first patch.": _vit(images, w, cls_last=True),
-        "Nothing is added: both halves of a block are added to what is there.": _vit(images, w, residual=False),
-        "Each half of a block reads through a LayerNorm; yours do not.": _vit(images, w, norms=False),
+        "Nothing is added: both halves of a block are added to what is there.": _vit(images, w, skip="none"),
+        "Each half of a block reads through a LayerNorm; yours do not.": _vit(images, w, norms=(None, None)),
         "You normalise after adding; this network normalises what each half reads, and adds to what was there.":
-            _vit(images, w, after=True),
+            _vit(images, w, skip="after"),
         "The LayerNorm after the last block is missing.": _vit(images, w, last_norm=False),
         "LayerNorm's eps is 1e-6 here; PyTorch's default is 1e-5.": _vit(images, w, eps=1e-5),
         "The logits of the attention are not divided by sqrt(d), d = 16 numbers of a head.": _vit(images, w, scale=1.0),
         "You divide the logits by the root of 96; a head has 16 numbers.": _vit(images, w, scale=96**-0.5),
-        "There are six heads; you have one.": _vit(images, w, heads=1, scale=96**-0.5),
+        "There are six heads; you have one.":
+            _vit(images, w, cut=lambda qkv: qkv.unflatten(-1, (3, 1, -1)).permute(2, 0, 3, 1, 4), scale=96**-0.5),
         "qkv holds all queries, then all keys, then all values, and each of them head after head: (3, heads, d).":
-            _vit(images, w, by_head=True),
+            _vit(images, w, cut=lambda qkv: qkv.unflatten(-1, (6, 3, -1)).permute(3, 0, 2, 1, 4)),
+        "You cut tokens into heads by reshape alone: reshape to (B, N, heads, d), then transpose.":
+            _vit(images, w, cut=lambda qkv: torch.stack([x.reshape(len(x), 6, -1, 16) for x in qkv.chunk(3, -1)])),
+        "The heads stand beside each other within a token: transpose (B, heads, N, d) before you join them.":
+            _vit(images, w, join=lambda x: x.reshape(len(x), -1, 96)),
+        "Tokens attend to tokens; in yours heads attend to heads. The order is (B, heads, N, d).":
+            _vit(images, w, cut=lambda qkv: qkv.unflatten(-1, (3, 6, -1)).permute(2, 0, 1, 3, 4), join=lambda x: x.flatten(2)),
+        "The softmax runs over keys, the last axis; yours runs over queries.": _vit(images, w, over=-2),
+        "The convolution gives (B, D, rows, columns); transpose it, a reshape mixes patches and channels.":
+            _vit(images, w, patches=lambda x: x.reshape(len(x), -1, 96)),
+        "You add to the normalised tokens; the skip takes them as they were before the LayerNorm.":
+            _vit(images, w, skip="normed"),
+        "Both halves read the same tokens; the MLP reads what the attention has added to.": _vit(images, w, skip="parallel"),
+        "Sorted by name, blocks.10 comes before blocks.2; count the blocks.":
+            _vit(images, w, blocks=sorted(range(12), key=str)),
+        "norm1 stands before the attention, norm2 before the MLP.": _vit(images, w, norms=("norm2", "norm1")),
+        "These are probabilities; give the scores before the softmax.": _vit(images, w).softmax(-1),
+        "These are logarithms of probabilities; give the scores before the softmax.": _vit(images, w).log_softmax(-1),
         "The projection after the heads is missing.": _vit(images, w, project=False),
         "GELU is the exact one, without the tanh.": _vit(images, w, act=lambda x: F.gelu(x, approximate="tanh")),
         "The MLP takes GELU, not ReLU.": _vit(images, w, act=F.relu),
         "The class is read from CLS; you read the mean of the patches.": _vit(images, w, read=lambda x: x[:, 1:].mean(1)),
         "The class is read from CLS; you read the mean of all tokens.": _vit(images, w, read=lambda x: x.mean(1)),
         "The head is missing: CLS goes through head.weight and head.bias.": _vit(images, w, head=False),
-        "That is one block; there are twelve.": _vit(images, w, depth=1),
+        "That is one block; there are twelve.": _vit(images, w, blocks=(0,)),
+        "That is eleven blocks; there are twelve.": _vit(images, w, blocks=range(11)),
     }
 
 
-def _vit(x: Tensor, w: dict[str, Tensor], *, positions=True, cls_last=False, residual=True, norms=True, after=False, eps=1e-6,
-         last_norm=True, scale=0.25, heads=6, by_head=False, project=True, act=F.gelu, read=None, head=True, depth=12):
-    """Logits (B, 10) from images (B, 3, 64, 64); each option but the two sizes makes a mistake."""
+def _heads(qkv: Tensor) -> Tensor:
+    """(B, N, 3 D) -> (3, B, heads, N, d)"""
+    return qkv.unflatten(-1, (3, 6, -1)).permute(2, 0, 3, 1, 4)
+
+
+def _vit(x: Tensor, w: dict[str, Tensor], *, patches=lambda x: x.flatten(2).mT, positions=True, cls_last=False, cut=_heads,
+         join=lambda x: x.transpose(1, 2).flatten(2), over=-1, scale=0.25, project=True, act=F.gelu, norms=("norm1", "norm2"),
+         eps=1e-6, skip="plain", blocks=range(12), last_norm=True, read=None, head=True):
+    """Logits (B, 10) from images (B, 3, 64, 64); each option makes a mistake."""
     def norm(x, name):
         return F.layer_norm(x, x.shape[-1:], w[f"{name}.weight"], w[f"{name}.bias"], eps)
 
     def linear(x, name):
         return F.linear(x, w[f"{name}.weight"], w[f"{name}.bias"])
 
-    x = F.conv2d(x, w["patch_embed.proj.weight"], w["patch_embed.proj.bias"], stride=8).flatten(2).mT      # (B, 64, D)
+    x = patches(F.conv2d(x, w["patch_embed.proj.weight"], w["patch_embed.proj.bias"], stride=8))           # (B, 64, D)
     x = torch.cat([x, w["cls_token"].expand(len(x), -1, -1)][::1 if cls_last else -1], 1)
     if positions:
         x = x + w["pos_embed"]
-    for i in range(depth):
-        def attend(x, name=f"blocks.{i}.attn"):
-            qkv = linear(x, f"{name}.qkv")
-            qkv = qkv.unflatten(-1, (heads, 3, -1)).transpose(2, 3) if by_head else qkv.unflatten(-1, (3, heads, -1))
-            q, k, v = qkv.permute(2, 0, 3, 1, 4)                                   # (B, heads, 65, d) each
-            mixed = ((scale * q @ k.mT).softmax(-1) @ v).transpose(1, 2).flatten(2)
+    for block in (f"blocks.{i}." for i in blocks):
+        def attend(x, name=f"{block}attn"):
+            q, k, v = cut(linear(x, f"{name}.qkv"))                                # (B, heads, 65, d) each
+            mixed = join((scale * q @ k.mT).softmax(over) @ v)
             return linear(mixed, f"{name}.proj") if project else mixed
 
-        def think(x, name=f"blocks.{i}.mlp"):
+        def think(x, name=f"{block}mlp"):
             return linear(act(linear(x, f"{name}.fc1")), f"{name}.fc2")
 
-        for half, name in ((attend, f"blocks.{i}.norm1"), (think, f"blocks.{i}.norm2")):
-            x = norm(x + half(x), name) if after else residual * x + half(norm(x, name) if norms else x)
+        before = x
+        for half, name in zip((attend, think), norms):
+            read_by_half = norm(before if skip == "parallel" else x, block + name) if name and skip != "after" else x
+            x = {"normed": read_by_half, "none": 0}.get(skip, x) + half(read_by_half)
+            x = norm(x, block + name) if skip == "after" else x
     x = norm(x, "norm") if last_norm else x
     x = read(x) if read else x[:, -1 if cls_last else 0]
     return linear(x, "head") if head else x

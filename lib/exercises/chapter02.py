@@ -190,7 +190,8 @@ def check_train_simclr(train_simclr) -> str:
     if now - then < 0.25:
         raise CourseError(f"the loss falls, from {first:.2f} to {last:.2f}, and k-NN finds {now:.0%} of the shapes where the "
                           f"untrained network finds {then:.0%}; 25 points more were expected. Are there two *different* views "
-                          "in your loss, are all vectors scaled to length 1, and is each one's partner its other view?")
+                          "in your loss, are all vectors scaled to length 1, is each one's partner its other view, and are the "
+                          "temperature 0.2 and the learning rate 0.005?")
     return f"No label was used, and k-NN on your network finds {now:.0%} of the shapes; untrained it was {then:.0%}."
 
 

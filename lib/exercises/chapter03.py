@@ -139,6 +139,9 @@ def check_mae_loss(mae_loss) -> str:
     mistakes = {
         "The loss counts hidden patches alone; yours counts the visible ones too.": dict(count="all"),
         "You count the visible patches, the network has seen those.": dict(count="visible"),
+        "You compare places with `keep`; compare ranks: argsort once gives the places in order, twice gives the ranks.":
+            dict(count="places"),
+        "You count the last patches of the image, whatever was hidden.": dict(count="last"),
         "The target is the patch normalised by itself, not its plain pixels.": dict(normalised=False),
         "The error is squared; you take its size.": dict(power=1),
         "The encoder sees the visible patches alone; yours sees all.": dict(sees_all=True),
@@ -160,10 +163,18 @@ def check_mae_loss(mae_loss) -> str:
     wrong = {text: _mae(patches, noise, keep, parts, **options) for text, options in mistakes.items()}
     with torch.enable_grad():
         got = number(mae_loss(patches.clone(), noise.clone(), keep, parts), given)
+    if got.isnan().any():
+        raise CourseError("the loss is nan, which is what the mean over no patch gives. Is any patch counted?")
     compare(got.detach(), right, wrong, given)
     if not got.requires_grad:
         raise CourseError("the number is right, and nothing could be trained by it: it does not know where it came from. Give "
                           "back the tensor itself, without .item(), .detach() or no_grad")
+    learns = {"embed": parts.embed.weight, "encoder": parts.encoder.own.weight, "to_decoder": parts.to_decoder.weight,
+              "decoder": parts.decoder.own.weight}
+    for name, gradient in zip(learns, torch.autograd.grad(got, list(learns.values()), allow_unused=True)):
+        if gradient is None or not gradient.any():
+            raise CourseError(f"the number is right, and no gradient reaches `{name}`. Is a tensor detached on the way, or "
+                              "made under no_grad?")
     return "This is MAE: with 12 blocks for the encoder, 8 for the decoder and a CLS token it is the published one."
 
 
@@ -203,5 +214,6 @@ def _mae(patches: Tensor, noise: Tensor, keep: int, parts: SimpleNamespace, *, c
         target = (x - over.mean(1, keepdim=True)) / scale if normalised else x
         error = (drawn - target).abs() ** power
         error = error.sum(1) if total else error.mean(1)                           # (N,)
-        losses.append({"hidden": error[hidden], "visible": error[seen], "all": error}[count])
+        losses.append({"hidden": error[hidden], "visible": error[seen], "all": error, "places": error[order >= keep],
+                       "last": error[keep:]}[count])
     return torch.cat(losses).sum() / noise.numel() if over_all else torch.cat(losses).mean()

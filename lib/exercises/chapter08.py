@@ -87,10 +87,12 @@ def check_fold(fold) -> str:
 @check
 def check_peak_split(peak_split) -> str:
     """peak_split(right (depths, images) bool) -> the best depth on images 0, 2, ..., its share on images 1, 3, ..."""
-    even = torch.tensor([[0, 1, 0, 0, 0], [1, 1, 1, 0, 1], [1, 0, 1, 1, 0], [0, 1, 1, 1, 1], [1, 0, 0, 0, 1]])   # 1 4 3 4 2
-    odd = torch.tensor([[1, 0, 1, 0, 0], [0, 1, 0, 0, 1], [1, 1, 0, 1, 1], [1, 0, 1, 1, 0], [1, 1, 1, 1, 1]])    # 2 2 4 3 5
-    right = torch.stack([even, odd], 2).flatten(1).bool()                          # (5, 10)
-    given = "For 5 depths and 10 images"
+    even = torch.tensor([[0, 0, 0, 0, 1], [0, 1, 1, 1, 1], [1, 0, 0, 1, 1],
+                         [1, 1, 0, 1, 1], [0, 1, 0, 0, 1], [1, 1, 1, 0, 0]])       # right: 1 4 3 4 2 3
+    odd = torch.tensor([[0, 1, 1, 0, 0], [0, 0, 1, 1, 0], [1, 1, 1, 0, 1],
+                        [0, 0, 1, 1, 1], [1, 1, 1, 1, 1], [1, 0, 0, 1, 0]])        # right: 2 2 4 3 5 2
+    right = torch.stack([even, odd], 2).flatten(1).bool()                          # (6, 10)
+    given = "For 6 depths and 10 images"
     depth, share = _pair(peak_split(right.clone()), given)
 
     def number(value: float) -> Tensor:
@@ -101,6 +103,7 @@ def check_peak_split(peak_split) -> str:
         "Depths 1 and 3 are level: take the first of them.": number(3),
         "That is the best depth of images 1, 3, 5, ...; choose on the others.": number(4),
         "That is the worst depth.": number(0),
+        "That is the best depth on the first half of the images; choose on every second one, right[:, ::2].": number(5),
     }, f"{given}, the depth")
     compare(share, number(0.4), {
         "That is the share of the images that had a say in the choice; take the others.": number(0.8),
@@ -115,7 +118,7 @@ def check_peak_split(peak_split) -> str:
 def check_early_exit(early_exit) -> str:
     """early_exit(probabilities (depths, N, K), threshold) -> classes (N,), number of the depth at which each stops (N,)."""
     probabilities = torch.tensor([[[0.9, 0.1, 0.0], [0.5, 0.3, 0.2], [0.4, 0.3, 0.3], [0.3, 0.4, 0.3]],
-                                  [[0.03, 0.97, 0.0], [0.1, 0.1, 0.8], [0.3, 0.4, 0.3], [0.85, 0.1, 0.05]],
+                                  [[0.03, 0.97, 0.0], [0.1, 0.1, 0.8], [0.3, 0.6, 0.1], [0.85, 0.1, 0.05]],
                                   [[0.0, 0.95, 0.05], [0.0, 0.97, 0.03], [0.2, 0.3, 0.5], [0.3, 0.1, 0.6]]],
                                  dtype=torch.float64)
     given = "For 3 depths, 4 images, 3 classes and a threshold of 0.8"
@@ -127,7 +130,8 @@ def check_early_exit(early_exit) -> str:
     compare(depth, numbers(0, 1, 2, 1), {
         "Image 1 reaches 0.8 exactly: at least the threshold, not above it.": numbers(0, 2, 2, 1),
         "Image 2 is never sure: it goes to the last depth.": numbers(0, 1, 0, 1),
-        "These are the surest depths; stop at the first that is sure enough.": numbers(1, 2, 2, 1),
+        "Image 2 is never sure: it goes to the last depth, not to its surest.": numbers(0, 1, 1, 1),
+        "These are the surest depths; stop at the first that is sure enough.": numbers(1, 2, 1, 1),
         "These are the last depths that are sure enough; stop at the first.": numbers(2, 2, 2, 1),
         "Depths count from 0.": numbers(1, 2, 3, 2),
         "Classes come first, then depths.": numbers(0, 2, 2, 0),
@@ -137,4 +141,9 @@ def check_early_exit(early_exit) -> str:
         "These are the classes of the first depth; each image speaks at its own.": numbers(0, 0, 0, 1),
         "This is how sure it is; the class is where that stands.": torch.tensor([0.9, 0.8, 0.5, 0.85], dtype=torch.float64),
     }, f"{given}, the classes")
+    given = given.replace("0.8", "0.9")
+    classes, depth = _pair(early_exit(probabilities.clone(), 0.9), given)
+    compare(depth, numbers(0, 2, 2, 2), {"Is the threshold the one that you are given?": numbers(0, 1, 2, 1)},
+            f"{given}, the depths")
+    compare(classes, numbers(0, 1, 2, 2), {}, f"{given}, the classes")
     return "Easy images leave early."

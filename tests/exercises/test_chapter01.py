@@ -1,4 +1,5 @@
 """The checks of chapter 01: right answers pass, and each usual mistake fails with its name."""
+import re
 from functools import partial
 
 import pytest
@@ -30,7 +31,9 @@ def block_cost(tokens, dim):
 
 
 def class_scores(images, w, eps=1e-6, split=lambda x: x.reshape(*x.shape[:2], 3, 6, 16), act=F.gelu, scale=None, add=1,
-                 positions=1, blocks=12, read=lambda x: x[:, 0], last=True, attention=True, order=1):
+                 positions=1, blocks=range(12), read=lambda x: x[:, 0], last=True, attention=True, order=1,
+                 flat=lambda x: x.flatten(2).transpose(1, 2), merge=lambda x: x.transpose(1, 2).flatten(2),
+                 attend=F.scaled_dot_product_attention, heads_first=lambda qkv: qkv.permute(2, 0, 3, 1, 4)):
     """Right as it is; each option makes a mistake."""
     def linear(x, name):
         return F.linear(x, w[f"{name}.weight"], w[f"{name}.bias"])
@@ -38,12 +41,11 @@ def class_scores(images, w, eps=1e-6, split=lambda x: x.reshape(*x.shape[:2], 3,
     def norm(x, name):
         return F.layer_norm(x, x.shape[-1:], w[f"{name}.weight"], w[f"{name}.bias"], eps=eps)
 
-    x = F.conv2d(images, w["patch_embed.proj.weight"], w["patch_embed.proj.bias"], stride=8).flatten(2).transpose(1, 2)
-    x = torch.cat([w["cls_token"].expand(len(x), -1, -1), x][::order], dim=1) + positions * w["pos_embed"]
-    for i in range(blocks):
+    x = F.conv2d(images, w["patch_embed.proj.weight"], w["patch_embed.proj.bias"], stride=8)
+    x = torch.cat([w["cls_token"].expand(len(x), -1, -1), flat(x)][::order], dim=1) + positions * w["pos_embed"]
+    for i in blocks:
         qkv = split(linear(norm(x, f"blocks.{i}.norm1"), f"blocks.{i}.attn.qkv"))
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2).flatten(2)
+        mixed = merge(attend(*heads_first(qkv), scale=scale))
         x = add * x + linear(mixed, f"blocks.{i}.attn.proj") if attention else add * x + mixed
         x = add * x + linear(act(linear(norm(x, f"blocks.{i}.norm2"), f"blocks.{i}.mlp.fc1")), f"blocks.{i}.mlp.fc2")
     return linear(read(norm(x, "norm") if last else x), "head")
@@ -207,7 +209,25 @@ def test_a_right_answer_passes(name, answer, verdict):
     ("class_scores", partial(class_scores, act=F.relu), "not ReLU"),
     ("class_scores", partial(class_scores, read=lambda x: x[:, 1:].mean(1)), "mean of the patches"),
     ("class_scores", partial(class_scores, read=lambda x: x.mean(1)), "mean of all tokens"),
-    ("class_scores", partial(class_scores, blocks=1), "there are twelve"),
+    ("class_scores", partial(class_scores, blocks=[0]), "That is one block; there are twelve"),
+    ("class_scores", partial(class_scores, blocks=range(11)), "That is eleven blocks; there are twelve"),
+    ("class_scores", partial(class_scores, blocks=[0, 1, 10, 11, *range(2, 10)]), "blocks.10 comes before blocks.2"),
+    ("class_scores", partial(class_scores, flat=lambda x: x.reshape(len(x), 64, 96)), "mixes patches and channels"),
+    ("class_scores", partial(class_scores, merge=lambda x: x.reshape(len(x), 65, 96)), "before you join them"),
+    ("class_scores", partial(class_scores, split=lambda x: x.unflatten(-1, (3, 96)),
+                             heads_first=lambda qkv: [x.reshape(len(x), 6, 65, 16) for x in qkv.unbind(2)]),
+     "by reshape alone"),
+    ("class_scores", partial(class_scores, heads_first=lambda qkv: qkv.permute(2, 0, 1, 3, 4),
+                             merge=lambda x: x.flatten(2)), "heads attend to heads"),
+    ("class_scores", partial(class_scores, attend=lambda q, k, v, scale: (q @ k.mT / 4).softmax(2) @ v),
+     "yours runs over queries"),
+    ("class_scores", lambda x, w: class_scores(x, {re.sub("norm[12]", lambda m: f"norm{3 - int(m[0][-1])}", name): value
+                                                   for name, value in w.items()}), "norm1 stands before the attention"),
+    ("class_scores", lambda x, w: class_scores(x, w).softmax(1), "These are probabilities"),
+    ("class_scores", lambda x, w: class_scores(x, w).log_softmax(1), "logarithms of probabilities"),
+    ("class_scores", lambda x, w: [value.zero_() for name, value in w.items() if name.endswith("qkv.weight")] and
+     class_scores(x, w), "For 3 images"),
+    ("class_scores", lambda x, w: class_scores(x, w) if len(x) < 9 else class_scores(x.flip(0), w), "for 200 images"),
     ("class_scores", lambda x, w: zoo.load("supervised").to(x.dtype).forward_features(x)[:, 0], "The head is missing"),
 ])
 def test_a_mistake_is_named(name, answer, message, verdict):

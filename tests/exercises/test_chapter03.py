@@ -34,11 +34,12 @@ def append(visible, noise, mask_token, first=False):
 
 
 def mae_loss(patches, noise, keep, parts, keep_visible=keep_visible, put_back=put_back, target=normalize_patches, power=2,
-             counted=lambda mask: mask, mean=lambda error: error.mean(-1), positions=1, late=0, second=1):
+             counted=lambda mask: mask, mean=lambda error: error.mean(-1), positions=1, late=0, second=1,
+             encode=lambda encoder, x: encoder(x)):
     """Right as it is; each option makes a mistake."""
     tokens = parts.embed(patches) + positions * parts.positions
     visible, mask = keep_visible(tokens, noise, keep)
-    latent = parts.encoder(visible + late * parts.positions[:keep])
+    latent = encode(parts.encoder, visible + late * parts.positions[:keep])
     tokens = put_back(parts.to_decoder(latent), noise, parts.mask_token) + second * parts.decoder_positions
     error = mean((parts.decoder(tokens) - target(patches)).abs() ** power)
     return error[counted(mask)].mean()
@@ -182,6 +183,10 @@ def test_a_right_answer_passes(name, answer, verdict):
     ("put_back", lambda visible, noise, token: visible, "the shape (2, 6, 4) was expected, and (2, 2, 4) came"),
     ("mae_loss", partial(mae_loss, counted=torch.ones_like), "counts the visible ones too"),
     ("mae_loss", partial(mae_loss, counted=torch.logical_not), "the network has seen those"),
+    ("mae_loss", partial(mae_loss, counted=lambda mask: torch.arange(9).expand_as(mask) >= 3), "whatever was hidden"),
+    ("mae_loss", lambda x, noise, *a: mae_loss(x, noise, *a, counted=lambda mask: noise.argsort(1) >= 3), "compare ranks"),
+    ("mae_loss", partial(mae_loss, counted=torch.zeros_like), "the mean over no patch"),
+    ("mae_loss", partial(mae_loss, encode=lambda encoder, x: encoder(x).detach()), "no gradient reaches `embed`"),
     ("mae_loss", partial(mae_loss, target=lambda x: x), "not its plain pixels"),
     ("mae_loss", partial(mae_loss, power=1), "you take its size"),
     ("mae_loss", mae_that_sees_all, "yours sees all"),

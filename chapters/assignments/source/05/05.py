@@ -239,7 +239,8 @@ for line, (name, head) in zip(axes, {"A": near, "B": target, "C": mirror}.items(
 figure.suptitle("Where four queries look, in three heads");
 
 # %% [markdown]
-# (a) Which heads have a long attention distance, and which have an NMI near 0? Say so for each of the three. (b) Park et al. say that
+# (a) Which head looks nearby, which about as far as a head that looks everywhere (4.1 patches on this grid), and which farther? And which
+# has an NMI near 0? Say both for each of the three. (b) Park et al. say that
 # attention of contrastive models *collapses* in the last blocks. Which head has collapsed, and why is a long distance alone no proof of it?
 # (c) You find a head like B in the last block of a trained network, at the object. Name one more thing you would measure, or compare with, before you
 # write "the network finds objects".
@@ -247,11 +248,11 @@ figure.suptitle("Where four queries look, in three heads");
 # One point each; two or three sentences are enough.
 
 # %% [markdown] nbgrader={"open": "maps", "points": 3}
-# **Model answer.** (a) A: short distance, high NMI. B: long distance, NMI 0, as all queries look at the same place. C: long distance for
-# most queries (it looks at the opposite place), NMI as high as that of A. (b) B: where it looks does not depend on who asks. C looks as far or
-# farther, and yet each query has its own place, so distance alone cannot tell the two apart; NMI does. (c) For instance the same map in
-# an untrained network; whether the place moves with the object over many images (and is not a fixed place of the grid); agreement with the true
-# masks, with an interval over images.
+# **Model answer.** (a) A: nearby (1.4 patches), high NMI. B: nearly as far as uniform attention (3.8), NMI 0, as all queries look at the same
+# place. C: farther (5.8: it looks at the opposite place), NMI as high as that of A. (b) B: where it looks does not depend on who asks. C
+# looks as far or farther, and yet each query has its own place, so distance alone cannot tell the two apart; NMI does. (c) For instance the
+# same map in an untrained network; whether the place moves with the object over many images (and is not a fixed place of the grid); agreement
+# with the true masks, with an interval over images.
 #
 # **Rubric.** (a) 1 point: all six right; half for four or five. (b) 1 point: B, and C as the counterexample (half without). (c) 1 point:
 # a sensible control or measurement.
