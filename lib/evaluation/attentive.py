@@ -33,7 +33,7 @@ from lib.evaluation.linear import features_of_new_views, hold_out
 from lib.training.settings import option
 from lib.training.sharding import load_optimizer
 
-RATES = (1e-3, 3e-3, 1e-2, 3e-2)                                  # peak learning rates; the best on a tenth, held out, is taken
+RATES = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3)                        # peak learning rates; the best on a tenth, held out, is taken
 HELD = 16e9                                                       # bytes of tokens that are held at once
 
 
