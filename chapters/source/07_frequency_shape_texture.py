@@ -201,7 +201,8 @@ plots.show(figure, alt="Curves by depth on photographs: MAE stays highest, SimMI
 # MoCo v3 ends lowest again, DINO and the hybrid before it, as on shapes. It begins above the control, falls all the way
 # and is below it from block 7 on. From block 2 on MAE is highest. SimMIM falls in its first block, is above random
 # weights from block 3 on and ends half a unit above them, just below MAE. (After 24 epochs instead of 80 it still ended
-# where they do: high frequencies are what it learned late.) **"CL low" and "MIM high" both show on photographs**; on
+# where they do: high frequencies are what it learned late.) The hybrid runs with SimMIM to block 5 and then falls as MoCo
+# v3 does, which chapter 11 takes up. **"CL low" and "MIM high" both show on photographs**; on
 # shapes the second shows for SimMIM and one MAE of three. But the network that learned from labels ends as high as
 # SimMIM: to stay high takes no masks, and what is peculiar here is the fall of those that learned from views.
 #
