@@ -16,22 +16,23 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "data" / "results"
 NAMES = {"supervised": "Supervised", "mocov3": "MoCo v3", "dino": "DINO", "simmim": "SimMIM", "mae": "MAE", "hybrid": "Hybrid",
          "untrained": "Untrained"}
-COLUMNS = {"knn": "k-NN", "linear": "linear", "finetuned": "fine-tuned", "texture": "texture", "ground": "ground",
-           "x": "x (R²)", "y": "y (R²)", "miou": "object mIoU"}
+COLUMNS = {"knn": "k-NN", "linear": "linear", "attentive": "attentive", "finetuned": "fine-tuned", "texture": "texture",
+           "ground": "ground", "x": "x (R²)", "y": "y (R²)", "miou": "object mIoU"}
 MORE = ("finetuned", "depths", "curves", "attentive", "noise", "shape-bias")    # measured of a network in files of their own
 TOLERANCE = 0.015          # of a share: half precision, other libraries and processors turn some images of a thousand
 
 
 def written(world: str, name: str, kind: str = "trained", folder: Path = RESULTS) -> dict:
-    """What data/results says of a network of a world: {"knn": {"value", "interval"}, ...}, "finetuned" if it was.
+    """What data/results says of a network of a world: {"knn": {"value", "interval"}, ...}; "attentive", "finetuned" if it was.
 
     name: a checkpoint that ships, "untrained", or one that was measured only, as "hybrid-0.4" of the sweep over λ. kind:
     "untrained" is its own control, a network of the same kind and pooling. Raises CourseError if there is no such measurement.
     """
     stem, kind = (zoo.names(world)[0], "untrained") if name == "untrained" else (name, kind)
     path = _path(world, stem, folder)
-    found, tuned = read_report(path, kind)[kind], path.with_stem(f"{path.stem}-finetuned")
-    return found | ({"finetuned": read_report(tuned, kind)[kind]["finetuned"]} if tuned.exists() else {})
+    further = {what: path.with_stem(f"{path.stem}-{what}") for what in ("attentive", "finetuned")}
+    return read_report(path, kind)[kind] | {what: read_report(file, kind)[kind][what] for what, file in further.items()
+                                            if file.exists()}
 
 
 def trained_steps(world: str, name: str, folder: Path = RESULTS) -> int:

@@ -47,9 +47,10 @@ def test_what_was_written_of_a_network(tmp_path, monkeypatch):
 
     write("mae", trained={"knn": 1}, untrained={"knn": 2}, log=[{"step": 20}, {"step": 30}])
     write("mae-finetuned", trained={"finetuned": 3}, untrained={"finetuned": 4})
+    write("mae-attentive", trained={"attentive": 5, "recipe": 6}, untrained={"attentive": 7})
     write("hybrid-0.4", trained={"knn": 5}, untrained={"knn": 6})
-    assert table_module.written("shapes", "mae", folder=tmp_path) == {"knn": 1, "finetuned": 3}
-    assert table_module.written("shapes", "untrained", folder=tmp_path) == {"knn": 2, "finetuned": 4}
+    assert table_module.written("shapes", "mae", folder=tmp_path) == {"knn": 1, "attentive": 5, "finetuned": 3}
+    assert table_module.written("shapes", "untrained", folder=tmp_path) == {"knn": 2, "attentive": 7, "finetuned": 4}
     assert table_module.written("shapes", "hybrid-0.4", "untrained", tmp_path) == {"knn": 6}
     assert table_module.trained_steps("shapes", "mae", tmp_path) == 30
     with pytest.raises(table_module.CourseError, match=r"has nothing of 'dino' in world 'shapes'; there are hybrid-0\.4, mae"):
