@@ -357,11 +357,12 @@ plots.show(figure, alt="Left: from frozen to tuned MoCo v3 stays level, SimMIM r
                        "stays last. Right: accuracy after fine-tuning by network, with untrained starts as grey ticks.")
 
 # %% [markdown]
-# (Frozen: 500 images; tuned: 4,000.) This MAE (two others do not, section 10) comes up to the network that had been told the shapes of 16,000 images. MoCo v3
-# was good when frozen, and tuning adds nothing to it: with so few labels, moving all weights may undo as much as it
-# teaches. Of MoCo v3, SimMIM and the untrained network the last gains most by tuning, and is still last: **what a start
-# is worth, tuning does not make up for**. (The controls differ because SimMIM, MAE and the hybrid are fine-tuned on the
-# mean of their patch tokens, the others on CLS, and random weights do better with the mean.)
+# (Frozen: 500 images; tuned: 4,000.) This MAE (two others do not, section 10) comes up to the network that had been
+# told the shapes of 16,000 images. MoCo v3 was good when frozen, and tuning adds nothing to it: with so few labels,
+# moving all weights may undo as much as it teaches. Of MoCo v3, SimMIM and the untrained network the last gains most by
+# tuning, and is still last: **what a start is worth, tuning does not make up for**. (The controls differ because
+# SimMIM, MAE and the hybrid are fine-tuned on the mean of their patch tokens, the others on CLS, and random weights do
+# better with the mean.)
 #
 # ## 7. Patch by patch
 #
@@ -448,7 +449,7 @@ for row, (name, found) in enumerate(reversed(probed.items())):
     axis.plot([100 * end for end in found["attentive"]["interval"]], [row, row], color=color, lw=3, alpha=0.5)
 axis.set(yticks=range(len(probed)), yticklabels=[NAMES[name] for name in reversed(probed)], ylabel="network",
          xlabel="photographs named right (%)", title="Eyes help random weights most, and the supervised network not at all")
-axis.legend(loc="lower right", fontsize=9)
+axis.legend(loc="upper left", fontsize=9)
 plots.show(figure, alt="Each network's linear probe joined with its attentive probe on photographs: random weights and MAE gain most.")
 
 # %% [markdown]
@@ -482,7 +483,7 @@ figure, axes = plt.subplots(1, 3, figsize=(7.5, 2.9))
 sides = {"supervised": ((7, -3), "left"), "mocov3": ((-7, -2), "right"), "simmim": ((7, -8), "left"),
          "hybrid": ((7, -9), "left")}  # where a name stands beside its point
 crowded = sides | {"supervised": ((-7, 2), "right"), "mocov3": ((-5, -9), "right"), "simmim": ((7, -5), "left"),
-                   "hybrid": ((7, -3), "left"), "dino": ((3, -11), "left"), "untrained": ((0, -12), "center")}
+                   "mae": ((-7, -3), "right"), "hybrid": ((7, -3), "left"), "dino": ((3, -11), "left"), "untrained": ((0, -12), "center")}
 for axis, (title, points) in zip(axes, panels.items()):
     for name, (x, y) in points.items():
         axis.plot(x, y, "o", color=plots.COLORS[name], label=NAMES[name])
@@ -686,8 +687,9 @@ chapter04.check_knn_votes(knn_votes);
 # %% [markdown]
 # ### Exercise 2 · ★★☆ · 10 minutes
 #
-# Whiten without looking at section 4, and `others` alone: `whiten(vectors, others, keep)`, (N, D) and (M, D) → (M, keep). Mean, directions and
-# deviations are those of `vectors`, divided by N; `others` are centred, projected on the `keep` loudest and divided.
+# Whiten without looking at section 4, and `others` alone: `whiten(vectors, others, keep)`, (N, D) and (M, D) → (M,
+# keep). Mean, directions and deviations are those of `vectors`, divided by N; `others` are centred, projected on the
+# `keep` loudest and divided.
 #
 # *Hint:* `torch.linalg.svd(centred, full_matrices=False)`; a deviation is a singular value divided by √N.
 #
