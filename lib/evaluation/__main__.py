@@ -91,9 +91,12 @@ def to_look_at(a, subject: Subject, split: str, limit: int | None = None):
     return Centre(opened(a.data, split, round(subject.size / a.crop), limit=limit), subject.size, a.crop)
 
 
-def opened(data: str, *size, **more):
-    """A source, of at least two classes. Raises CourseError: with one, every network is right about all."""
-    source = open_source(data, *size, **more)
+def opened(data: str, split: str, size: int, **more):
+    """A source, of at least two classes. Raises CourseError: of one class every network is right about all, and of one image to
+    measure on there is no interval."""
+    source = open_source(data, split, size, **more)
+    if split == "val" and len(source) < 2:
+        raise CourseError(f"{data} has one image to measure on, and an interval over images needs two or more; give more")
     if len(source.classes) < 2:
         raise CourseError(f"{data} has one class, {source.classes[0]}: nothing is to be told apart; give two classes or more")
     return source
@@ -101,14 +104,17 @@ def opened(data: str, *size, **more):
 
 def both(a, subject: Subject) -> list:
     """The sources to train a probe on and to measure it on."""
-    limits = COUNTS if a.data == "shapes" else dict.fromkeys(COUNTS)
-    limits = limits if a.images is None else limits | {"train": a.images}
-    return [to_look_at(a, subject, split, limit) for split, limit in limits.items()]
+    return [to_look_at(a, subject, split, limit_of(a, split)) for split in COUNTS]
 
 
-def to_crop(a, subject: Subject):
+def limit_of(a, split: str) -> int | None:
+    """How many images of a split a probe gets, None for all."""
+    return a.images if split == "train" and a.images is not None else COUNTS[split] if a.data == "shapes" else None
+
+
+def to_crop(a, subject: Subject, limit: int | None):
     """A source of training images from which random crops are cut."""
-    return in_memory(opened(a.data, "train", subject.size, limit=a.images, difficulty=a.difficulty, stored=a.stored_size))
+    return in_memory(opened(a.data, "train", subject.size, limit=limit, difficulty=a.difficulty, stored=a.stored_size))
 
 
 def state_file(a, subject: Subject, backbone, start: str = "") -> Path | None:
@@ -119,7 +125,7 @@ def state_file(a, subject: Subject, backbone, start: str = "") -> Path | None:
 def frozen(a, subject: Subject, backbone) -> dict:
     if a.protocol:
         cropped = PROTOCOLS[a.protocol].augment
-        train = to_crop(a, subject) if cropped else in_memory(to_look_at(a, subject, "train", a.images))
+        train = to_crop(a, subject, a.images) if cropped else in_memory(to_look_at(a, subject, "train", a.images))
         val = in_memory(to_look_at(a, subject, "val"))
         predicted = published_probe(backbone, train, val, a.protocol, a.pooling, a.depth, seed=a.seed,
                                     keep=state_file(a, subject, backbone, "linear-"))
@@ -128,15 +134,16 @@ def frozen(a, subject: Subject, backbone) -> dict:
 
 
 def finetune(a, subject: Subject, backbone) -> dict:
-    train, val = to_crop(a, subject), in_memory(to_look_at(a, subject, "val"))
+    train, val = to_crop(a, subject, a.images), in_memory(to_look_at(a, subject, "val"))
     tuned = tuning.finetune(backbone, train, val, a.tuning, a.pooling, a.seed, a.device, progress=True,
                             keep=state_file(a, subject, backbone))
     return {"finetuned": share(tuned.predictions == val.labels(torch.arange(len(val)))), "history": tuned.history}
 
 
 def attentive(a, subject: Subject, backbone) -> dict:
-    train, val = both(a, subject)
-    train = to_crop(a, subject) if a.tuning.augment else train
+    limit = limit_of(a, "train")
+    train = to_crop(a, subject, limit) if a.tuning.augment else to_look_at(a, subject, "train", limit)
+    val = to_look_at(a, subject, "val", limit_of(a, "val"))
     kind = "trained" if backbone is subject.backbone else "untrained"
     found = attentive_probe(backbone, train, val, a.tuning, a.depth, a.seed, keep=Path(a.keep) / kind if a.keep else None,
                             progress=True)

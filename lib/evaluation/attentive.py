@@ -13,6 +13,7 @@ out what other attentive probes carry along (keys, a projection, an MLP). Tokens
 0 and V as the identity, so that the probe begins as a linear one of the mean of all tokens; this start, and how it is trained,
 are the course's own.
 """
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -134,9 +135,10 @@ def attentive_probe(backbone: VisionTransformer, train, val, r: AttentiveRecipe 
 
 def _tokens(backbone: VisionTransformer, source, depth: int | None, mean: tuple[float, ...] | None,
             std: tuple[float, ...] | None) -> Callable[[int, Tensor], Tensor]:
-    """Run the backbone once; -> a function of the epoch and of numbers of images, like `features_of_new_views`."""
-    tokens, device = extract(backbone, source, "tokens", depth=depth, mean=mean, std=std)[0], next(backbone.parameters()).device
-    return lambda epoch, images: tokens[images].to(device)
+    """A function of the epoch and of numbers of images, like `features_of_new_views`; its first call runs the backbone."""
+    device = next(backbone.parameters()).device
+    held = functools.cache(lambda: extract(backbone, source, "tokens", depth=depth, mean=mean, std=std)[0])
+    return lambda epoch, images: held()[images].to(device)
 
 
 @torch.no_grad()
@@ -178,7 +180,8 @@ def _train(tokens_of, labels: Tensor, images: Tensor, r: AttentiveRecipe, rates:
             optimizer.step()
         if not loss.isfinite().all():
             raise CourseError(f"the loss of an attentive probe is not finite in epoch {epoch + 1}, with learning rates up to "
-                              f"{max(rates)}; try lower ones, and make sure that the network's weights are finite")
+                              f"{max(rates)} and a weight decay of {r.weight_decay}; try a smaller decay, and make sure that "
+                              "the network's weights are finite")
         if keep:
             kept.keep(keep, about, {"epoch": epoch + 1, "probes": probes.state_dict(), "optimizer": optimizer.state_dict()})
     return probes.eval().requires_grad_(False)

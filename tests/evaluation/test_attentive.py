@@ -225,6 +225,13 @@ def test_killed_and_called_again_is_never_killed(images, sources, tmp_path):
 
 # ------------------------------------------------------------------------------------------------------------- what is refused
 
+def test_a_state_of_another_call_is_refused_before_the_network_runs(sources, monkeypatch, tmp_path):
+    attentive_probe(backbone(), *sources, SHORT, keep=tmp_path)
+    monkeypatch.setattr(attentive, "extract", None)
+    with pytest.raises(CourseError, match=r"attentive-choice.pt is of another call \(other seed\)"):
+        attentive_probe(backbone(), *sources, SHORT, seed=3, keep=tmp_path)
+
+
 def test_tokens_that_cannot_be_held_are_counted_first(sources, monkeypatch):
     monkeypatch.setattr(attentive, "HELD", 60 * 17 * 24 * 4 - 1)
     with pytest.raises(CourseError, match="the tokens of 60 images take 0 GB, more than 0; take fewer images, or augment"):

@@ -17,6 +17,8 @@ from PIL import Image
 from lib import cli
 from lib.data import open_source
 from lib.evaluation import __main__ as evaluation
+from lib.evaluation.attentive import Attentive
+from lib.evaluation.yardsticks import COUNTS
 from lib.training import __main__ as training
 from lib.training.recipes import RECIPES, recipe
 
@@ -284,6 +286,19 @@ def test_every_yardstick_writes_both_networks(run, capsys, command, more, inside
     assert "  trained" in out and "untrained" in out
 
 
+def test_an_attentive_probe_has_the_same_images_with_new_crops(run, monkeypatch):
+    seen = []
+
+    def watched(backbone, train, val, *_, **__):
+        seen.append((len(train), len(val)))
+        return Attentive(torch.zeros(len(val)), 0.1, None)
+
+    monkeypatch.setattr(evaluation, "attentive_probe", watched)
+    for flags in ((), ("--augment",), ("--augment", "--images", "300")):
+        assert call(evaluation.main, "attentive", str(run), *flags, "--no-untrained", "--device", "cpu", "--out", "a.json") == 0
+    assert seen == [tuple(COUNTS.values()), tuple(COUNTS.values()), (300, COUNTS["val"])]
+
+
 def test_another_size_and_precision_are_what_is_measured_with(run, monkeypatch):
     seen = []
 
@@ -366,6 +381,20 @@ def test_one_class_is_nothing_to_tell_apart(run, capsys, command):
     capsys.readouterr()
     assert_one_line(capsys, evaluation.main, [command[0], str(run), *command[1:], "--data", "alone", "--device", "cpu"],
                     "alone has one class, cat: nothing is to be told apart; give two classes or more")
+
+
+@pytest.mark.parametrize("command", [["frozen"], ["attentive"], ["finetune"]])
+def test_one_image_has_no_interval_and_that_is_said_before_the_work(run, capsys, command):
+    for split, n, label in itertools.product(("train", "val"), range(24), ("cat", "dog")):
+        path = Path("few") / split / label / f"{n}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if split == "train" or (n, label) == (0, "cat"):
+            Image.new("RGB", (20, 16), (9 * n, 0, 0)).save(path)
+    for split in ("train", "val"):
+        open_source("few", split, 16)                              # is packed, and says so
+    capsys.readouterr()
+    assert_one_line(capsys, evaluation.main, [*command, str(run), "--data", "few", "--device", "cpu"],
+                    "few has one image to measure on, and an interval over images needs two or more; give more")
 
 
 def test_pixels_of_no_class_can_be_left_out(run, capsys):
