@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lib import distributed, random
+from lib.data.subset import Subset
 from lib.errors import CourseError
 from lib.evaluation import kept
 from lib.evaluation.features import extract, stream
@@ -111,6 +112,7 @@ def attentive_probe(backbone: VisionTransformer, train, val, r: AttentiveRecipe 
         raise CourseError(f"an attentive probe needs 20 training images or more, one to classify, and the same classes in both;"
                           f" got {len(train)} and {len(val)} images of {len(train.classes)} and {len(val.classes)} classes")
     check_queries(r.queries, backbone.embed_dim)
+    next(stream(backbone, Subset(val, 8), (depth,), "tokens", mean=mean, std=std))          # tells at once what does not fit
     device = next(backbone.parameters()).device
     size = len(train) * (math.prod(backbone.patch_embed.grid_size) + backbone.num_prefix_tokens) * backbone.embed_dim * 4
     if not r.augment and size > HELD:

@@ -240,6 +240,13 @@ def test_tokens_that_cannot_be_held_are_counted_first(sources, monkeypatch):
     attentive_probe(backbone(), *sources, SHORT)
 
 
+def test_images_that_do_not_fit_are_told_before_the_training(sources, monkeypatch):
+    monkeypatch.setattr(attentive, "_train", None)
+    large = Loaded(Shapes("val", 20, 30, "easy"))
+    with pytest.raises(CourseError, match="takes images of 16 x 16 pixels, those of shapes have 20"):
+        attentive_probe(backbone(), sources[0], large, SHORT)
+
+
 @pytest.mark.parametrize(("changes", "said"), [
     (dict(queries=0), "queries of an attentive probe must be at least 1 and finite, got 0"),
     (dict(epochs=0), "epochs of an attentive probe must be at least 1 and finite, got 0"),
