@@ -1,15 +1,17 @@
 """Attentive probes: against a slow one, where only one patch knows, killed and resumed."""
 import math
+import re
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+from lib import random
 from lib.data import Loaded
 from lib.data.shapes import Shapes
 from lib.errors import CourseError
-from lib.evaluation import attentive
+from lib.evaluation import attentive, kept
 from lib.evaluation.attentive import RATES, AttentiveProbe, AttentiveRecipe, attentive_probe
 from lib.evaluation.features import extract, stream
 from lib.evaluation.linear import hold_out, linear_probe
@@ -167,6 +169,77 @@ def test_the_best_is_right_most_often():
     assert attentive._best(probes, tokens_of, labels, torch.tensor([0, 1, 2, 3]), 7) == 1 and asked == [7]
 
 
+def slow_training(tokens_of, labels, images, r: AttentiveRecipe, rate: float, dim: int, classes: int, seed: int):
+    """Queries, values, weights and bias after the same steps: AdamW written out, with PyTorch's gradients alone."""
+    p = [torch.zeros(r.queries, dim), torch.eye(dim), torch.zeros(dim, classes), torch.zeros(classes)]
+    p = [x.requires_grad_() for x in p]
+    first, second = ([torch.zeros_like(x) for x in p] for _ in range(2))
+    steps, t = len(images) // r.batch_size, 0
+    for epoch in range(r.epochs):
+        order = images[random.permutation(random.combine("attentive order", seed, epoch), len(images))]
+        for step in range(steps):
+            chosen, t = order[step * r.batch_size:(step + 1) * r.batch_size], t + 1
+            x = tokens_of(epoch, chosen)
+            x = (x - x.mean((0, 1))) / (x.var((0, 1), unbiased=False) + 1e-6).sqrt()
+            parts = (x @ p[1]).split(dim // r.queries, dim=2)
+            gathered = [torch.einsum("bn,bnd->bd", ((x @ q) / dim**0.5).softmax(1), part) for q, part in zip(p[0], parts)]
+            logits = torch.cat(gathered, 1) @ p[2] + p[3]
+            loss = -logits.log_softmax(1)[torch.arange(len(chosen)), labels[chosen]].mean()
+            lr = rate * math.cos(math.pi / 2 * (epoch + step / steps) / r.epochs) ** 2        # half a cosine, as a square
+            for i, gradient in enumerate(torch.autograd.grad(loss, p)):
+                first[i] = 0.9 * first[i] + 0.1 * gradient
+                second[i] = 0.999 * second[i] + 0.001 * gradient**2
+                move = first[i] / (1 - 0.9**t) / ((second[i] / (1 - 0.999**t)).sqrt() + 1e-8)
+                with torch.no_grad():
+                    p[i] -= lr * (move + (r.weight_decay * p[i] if i == 2 else 0))            # decays the last layer alone
+    return [x.detach() for x in p]
+
+
+@pytest.fixture
+def in_float64():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def test_training_against_a_slow_one(in_float64):
+    g = torch.Generator().manual_seed(0)
+    tokens, moved = torch.randn(2, 45, 5, 6, generator=g)
+    labels, images = torch.randint(3, (45,), generator=g), torch.arange(45)[torch.arange(45) % 9 != 2]
+    r = AttentiveRecipe(queries=2, epochs=3, batch_size=4, weight_decay=2.0)
+
+    def tokens_of(epoch, chosen):
+        return tokens[chosen] + 0.3 * epoch * moved[chosen]                        # new views in every epoch
+
+    probes = attentive._train(tokens_of, labels, images, r, (0.01, 0.03), 6, 5, None, {}, False)
+    for probe, rate in zip(probes, (0.01, 0.03)):
+        found = [probe.queries, probe.values, probe.weights, probe.bias]
+        for fast, slow in zip(found, slow_training(tokens_of, labels, images, r, rate, 6, 3, seed=5)):
+            torch.testing.assert_close(fast, slow, rtol=0, atol=1e-6)
+            assert slow.abs().max() > 0.01
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_depth_scale_and_seed_reach_the_backbone(augment, sources, monkeypatch):
+    seen, mean, std = [], (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+
+    def watched(name):
+        true = getattr(attentive, name)
+
+        def call(*args, **more):
+            seen.append((name, *args[2:], more["mean"], more["std"], more.get("depth")))
+            return true(*args, **more)
+        monkeypatch.setattr(attentive, name, call)
+
+    for name in ("extract", "features_of_new_views", "stream"):
+        watched(name)
+    r = AttentiveRecipe(queries=3, epochs=1, augment=augment)
+    attentive_probe(backbone(), *sources, r, depth=1, seed=4, mean=mean, std=std)
+    ends = ("stream", (1,), "tokens", mean, std, None)
+    trains = ("features_of_new_views", "tokens", 1, 4, mean, std, None) if augment else ("extract", "tokens", mean, std, 1)
+    assert sorted(seen) == sorted([ends, ends, trains])
+
+
 @pytest.mark.parametrize("augment", [False, True])
 def test_the_backbone_is_frozen_the_answer_repeats_and_the_seed_counts(augment, sources):
     network, r = backbone().train(), AttentiveRecipe(queries=3, epochs=2, augment=augment)
@@ -221,6 +294,38 @@ def test_killed_and_called_again_is_never_killed(images, sources, tmp_path):
         assert torch.equal(again.probe.state_dict()[key], value)
     with pytest.raises(CourseError, match=r"attentive-choice.pt is of another call \(other seed\)"):
         attentive_probe(backbone(), train, val, r, seed=3, keep=tmp_path)
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    (lambda call: call(r=AttentiveRecipe(queries=3, epochs=3)), "choice.pt is of another call (other recipe)"),
+    (lambda call: call(depth=1), "choice.pt is of another call (other depth)"),
+    (lambda call: call(mean=(0.5, 0.5, 0.5), std=(1.0, 1.0, 1.0)), "choice.pt is of another call (other scale)"),
+    (lambda call: call(weights=1), "choice.pt is of another call (other network)"),
+    (lambda call: call(others=7), "choice.pt is of another call (other content)"),
+])
+def test_what_a_state_is_of(change, said, sources, tmp_path):
+    def call(r=SHORT, weights=0, others=0, **more):
+        network, train = backbone(), Loaded(sources[0])
+        with torch.no_grad():
+            network.cls_token += weights
+        train.all_images = train.all_images.roll(others, 0) if others else train.all_images
+        attentive_probe(network, train, sources[1], r, keep=tmp_path, **more)
+
+    call()
+    with pytest.raises(CourseError, match=re.escape(said)):
+        change(call)
+
+
+def test_the_last_probe_of_another_rate_is_of_another_call(sources, monkeypatch, tmp_path):
+    chosen = RATES.index(attentive_probe(backbone(), *sources, SHORT, keep=tmp_path).learning_rate)
+    monkeypatch.setattr(attentive, "_best", lambda *_: chosen - 1)
+    with pytest.raises(CourseError, match=r"attentive-final.pt is of another call \(other learning rate\)"):
+        attentive_probe(backbone(), *sources, SHORT, keep=tmp_path)
+
+
+def test_two_cannot_keep_one_state(sources, tmp_path):
+    with kept.alone(tmp_path / "attentive-choice.pt"), pytest.raises(CourseError, match="another evaluation keeps its state"):
+        attentive_probe(backbone(), *sources, SHORT, keep=tmp_path)
 
 
 # ------------------------------------------------------------------------------------------------------------- what is refused
