@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 04 · What is a representation worth?
 #
-# **After this chapter you can say what a frozen network knows, with four yardsticks (measures of quality) and their
+# **After this chapter you can say what a frozen network knows, with five yardsticks (measures of quality) and their
 # intervals, and why a network that fails by one honest yardstick may do well by another.**
 #
 # You will be able to
@@ -448,12 +448,12 @@ for row, (name, found) in enumerate(reversed(probed.items())):
     axis.plot(eyes, row, "o", color=color, label="attentive probe" if name == "untrained" else None)
     axis.plot([100 * end for end in found["attentive"]["interval"]], [row, row], color=color, lw=3, alpha=0.5)
 axis.set(yticks=range(len(probed)), yticklabels=[NAMES[name] for name in reversed(probed)], ylabel="network",
-         xlabel="photographs named right (%)", title="Eyes help random weights most, and the supervised network not at all")
+         xlabel="photographs named right (%)", title="Eyes help masked and random weights, and not who was told the classes")
 axis.legend(loc="upper left", fontsize=9)
-plots.show(figure, alt="Each network's linear probe joined with its attentive probe on photographs: random weights and MAE gain most.")
+plots.show(figure, alt="Each network's linear probe joined with its attentive probe on photographs: random weights, MAE and SimMIM gain eleven points and more.")
 
 # %% [markdown]
-# Nothing is left of it. **MAE and SimMIM gain eleven points, MoCo v3 gains three, and the network that was told the classes
+# Nothing is left of it. **MAE and SimMIM gain more than eleven points, MoCo v3 three, and the network that was told the classes
 # none**: what CLS has gathered already, nobody needs to look for. By this yardstick MAE, MoCo v3 and the supervised network
 # are level.
 #
@@ -829,7 +829,7 @@ print(f"MoCo v3 with 50 labels ≈ {share:.0%}")
 # |---|---|---|---|
 # | are alike images near each other? | k-NN | nothing | loud directions that are not the class |
 # | is the class there at all? | linear probe | one layer | how many labels it has, which token it reads |
-# | is it in some of the tokens? | attentive probe | queries and two layers | it learns to see: random weights gain most |
+# | is it in some of the tokens? | attentive probe | queries and two layers | it learns to see: random weights gain as much as masked ones |
 # | what can it become? | fine-tuning | everything | the luck of a training: points apart from seed to seed |
 # | what is where? | dense prediction | one layer, patch by patch | tasks that a threshold solves |
 #

@@ -348,9 +348,9 @@ for name, label in (("nmi", "NMI"), ("delta_log_amplitude", "Δ log amplitude"))
 # ### On photographs
 #
 # The same three objectives trained the same body on Imagenette's photographs too (chapter 04), the hybrid with λ = 0.2,
-# once each: for 24 epochs, where MoCo v3 had 40 and SimMIM 80. At 11 forward passes an image against 8 and 3 (chapter 12
-# counts them) that is about as much compute for each of the three: the hybrid had a tenth more of it than SimMIM, and a
-# sixth less than MoCo v3.
+# once each: for 24 epochs, where MoCo v3 had 40 and SimMIM 80. An image costs it as much as 11 forward passes, where MoCo
+# v3 takes 8 and SimMIM 3 (chapter 12 counts them, a backward pass as two), so that each of the three had about as much
+# compute: the hybrid a tenth more than SimMIM, and a sixth less than MoCo v3.
 #
 # **Predict, then run.** The same three curves, on photographs. Where will the hybrid's high frequencies run?
 
@@ -372,10 +372,11 @@ for title, found in {"linear probe, CLS": {name: f["cls"]["linear"][-1] for name
                                     f"{100 * m['interval'][1]:.1f})" for name, m in found.items()))
 
 # %% [markdown]
-# This is Park et al.'s picture. Up to block 5 the hybrid's high frequencies run close to SimMIM's; from there on they fall,
-# and end two thirds of the way to MoCo v3's: **MIM early, CL late**. They even *rise* from block 1 to block 4, as in the
-# paper and as SimMIM's do here, and as they did in no training on shapes; those of random weights fall. Its NMI has
-# SimMIM's early peak, if a quarter as high, and ends near 0.
+# This is the course that Park et al. draw for the hybrid. Up to block 5 its high frequencies run close to SimMIM's; from
+# there on they fall, and end two thirds of the way to MoCo v3's: **MIM early, CL late**. They even *rise*, from block 1 to
+# block 3, and in block 4 are still above the first; on shapes they did so in no training, and those of random weights
+# fall. (The parents run otherwise than the paper's: here MoCo v3 *begins* above SimMIM.) By NMI it takes after SimMIM in
+# the first block alone: from block 2 on it is within a fifth of the way from MoCo v3, from block 3 within a tenth.
 #
 # But **together they do not beat either**. By all three yardsticks the hybrid is above SimMIM and some six points below
 # MoCo v3, and from the second block on its probe runs between theirs. Whether more steps would close the gap, this one
@@ -622,7 +623,8 @@ print(f"half SimMIM, half MoCo v3 ≈ {knn(mixed('simmim', 'mocov3', 0.5), bank,
 # - A cosine of gradients near 0 means little where a loss's gradient is nearly at right angles to itself on other images.
 # - Here the hybrid is level with MoCo v3 on CLS, ahead of both parents on the mean of the patches, and second in the
 #   object's place, in each of three trainings; fine-tuned it is level with MoCo v3. It is never last. Which vector is
-#   read decides who wins. On photographs, with about as much compute, it lies between them by every yardstick.
+#   read decides who wins. On photographs, with about as much compute, it lies between them by k-NN, by linear
+#   probe and fine-tuned.
 # - It ends like MoCo v3: in its last block the query hardly matters. That it begins like SimMIM, on shapes one training of
 #   three seemed to say, and two say no; on photographs the one that there is says so clearly.
 # - A sweep over networks that have hardly begun to learn shows how fast losses start, not which mixture is best.

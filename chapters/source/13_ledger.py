@@ -129,8 +129,9 @@ for name in lab.shipped:
 
 # %% [markdown]
 # A claim about a network that is not "trained" would be *inconclusive*, whatever its numbers say. There is none at the
-# moment, of photographs neither. And trained is not the same as **trained equally well**: DINO learned far less than MoCo v3 did in as many steps (chapters 04 and 10), and shekhar-1, 2, 5 and 8 rest
-# on these two. Whatever they say of joint embedding, they say of a good and a weak network together.
+# moment, of photographs neither. And trained is not the same as **trained equally well**: DINO learned far less than
+# MoCo v3 did in as many steps (chapters 04 and 10), and shekhar-1, 2, 5 and 8 rest on these two. Whatever they say of
+# joint embedding, they say of a good and a weak network together.
 #
 # ## 2. The whole ledger
 #
@@ -566,7 +567,7 @@ for entry in entries:
 # | CL uses low frequencies, MIM high ones | **at the end it does, in both worlds**: MoCo v3 lies below random weights and SimMIM above them; on shapes much of that is one vector which all tokens share. The course over depth is another |
 # | CL goes by shape, MIM by texture | open on shapes; networks of photographs, shown conflicting shapes, the other way round |
 # | CL learns in late blocks, MIM in early ones | late, MoCo v3 is ahead of SimMIM in both worlds, of MAE on photographs; on these SimMIM is best in block 3 and MoCo v3 in its last, but SimMIM is ahead nowhere |
-# | both losses at once beat either | open on shapes: ahead of SimMIM by the probe, of MoCo v3 by the mean of the patches; fine-tuned on either side. On photographs it lies between them by each. But there it **begins like SimMIM and ends like MoCo v3** |
+# | both losses at once beat either | open on shapes: ahead of SimMIM by the probe, of MoCo v3 by the mean of the patches; fine-tuned on either side. On photographs it lies between them by probe and fine-tuned. But by frequencies it **begins like SimMIM there and ends like MoCo v3** |
 #
 # In a minute: **a contrastive network of this size ends in attention that no longer asks who is asking, and in tokens
 # that share a vector. By distance MAE's attention leaves random weights furthest behind on shapes, in all three
@@ -575,10 +576,10 @@ for entry in entries:
 # training; what training adds is the last step of the collapse. Beside a CNN, a trained ViT has later blocks for the
 # CNN's upper half, and most else that sets the two apart is there from the start (chapter 09). And two trainings of one
 # objective are far more alike than any two objectives, but families of objectives do not show (chapter 10). On
-# photographs, where MoCo v3 and SimMIM were trained longest, more of the papers' picture comes out: SimMIM looks 7 px
-# far in block 3, keeps high frequencies to the end and is best in an early block, MoCo v3 gets better to its last, and
-# the hybrid takes after the one early and after the other late.
-# How much more scale would change, networks of this size cannot say.
+# photographs, where MoCo v3 and SimMIM were trained longest, parts of the papers' picture come out that shapes do not
+# show: SimMIM looks 7 px far in block 3, keeps high frequencies to the end and is best in an early block, MoCo v3 is
+# best in its last, and the hybrid's frequencies take after the one early and after the other late. How much more scale
+# would change, networks of this size cannot say.
 #
 # ## Exercises
 #

@@ -104,10 +104,14 @@ def extract_depths(backbone: VisionTransformer, source, depths, pooling: str | i
     if left out (AugReg's ViTs take 0.5 for all). Raises CourseError if features are not finite, if a depth or the pooling is
     unknown, or if the images do not fit.
     """
-    batches = [{depth: rows.cpu() for depth, rows in found.items()}
-               for found in stream(backbone, source, depths, pooling, batch_size, mean, std)]
-    return ({depth: torch.cat([found[depth] for found in batches]) for depth in depths},
-            source.labels(torch.arange(len(source))))
+    features, done = {}, 0
+    for found in stream(backbone, source, depths, pooling, batch_size, mean, std):
+        for depth, rows in found.items():
+            if depth not in features:                              # one place for all images, so that memory holds them once
+                features[depth] = torch.empty(len(source), *rows.shape[1:])
+            features[depth][done:done + len(rows)] = rows
+        done += len(rows)
+    return features, source.labels(torch.arange(len(source)))
 
 
 def stream(backbone: VisionTransformer, source, depths=(None,), pooling: str | int = "cls", batch_size: int = 256,
