@@ -448,7 +448,7 @@ for row, (name, found) in enumerate(reversed(probed.items())):
     axis.plot(eyes, row, "o", color=color, label="attentive probe" if name == "untrained" else None)
     axis.plot([100 * end for end in found["attentive"]["interval"]], [row, row], color=color, lw=3, alpha=0.5)
 axis.set(yticks=range(len(probed)), yticklabels=[NAMES[name] for name in reversed(probed)], ylabel="network",
-         xlabel="photographs named right (%)", title="Eyes help masked and random weights, and not who was told the classes")
+         xlabel="photographs named right (%)", title="Eyes help masked and random weights most")
 axis.legend(loc="upper left", fontsize=9)
 plots.show(figure, alt="Each network's linear probe joined with its attentive probe on photographs: random weights, MAE and SimMIM gain eleven points and more.")
 
