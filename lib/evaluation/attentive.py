@@ -105,12 +105,14 @@ def attentive_probe(backbone: VisionTransformer, train, val, r: AttentiveRecipe 
     trains the probe that is given back, on all of them. Without r.augment the backbone runs once and the tokens are held,
     images x N x D x 4 bytes; with it, it runs on new views in every epoch. A batch holds at most a tenth of the images.
     depth, mean and std as in `lib.evaluation.features.extract_depths`. keep: a folder for the state after each epoch; where it
-    is there already, the same call goes on from it. Raises CourseError for fewer than 20 images, tokens that would be too many
-    to hold, or a state of another call.
+    is there already, the same call goes on from it. Raises CourseError for fewer than 20 images, a network that is no ViT,
+    tokens that would be too many to hold, or a state of another call.
     """
     if len(train) < 20 or not len(val) or list(train.classes) != list(val.classes):
         raise CourseError(f"an attentive probe needs 20 training images or more, one to classify, and the same classes in both;"
                           f" got {len(train)} and {len(val)} images of {len(train.classes)} and {len(val.classes)} classes")
+    if not hasattr(getattr(backbone, "patch_embed", None), "grid_size") or not hasattr(backbone, "num_prefix_tokens"):
+        raise CourseError(f"an attentive probe needs a ViT, with one grid of patches as tokens; got {type(backbone).__name__}")
     check_queries(r.queries, backbone.embed_dim)
     next(stream(backbone, Subset(val, 8), (depth,), "tokens", mean=mean, std=std))          # tells at once what does not fit
     device = next(backbone.parameters()).device

@@ -4,6 +4,7 @@ import re
 from types import SimpleNamespace
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -343,6 +344,12 @@ def test_tokens_that_cannot_be_held_are_counted_first(sources, monkeypatch):
         attentive_probe(backbone(), *sources, SHORT)
     monkeypatch.setattr(attentive, "HELD", 60 * 17 * 24 * 4)
     attentive_probe(backbone(), *sources, SHORT)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "xcit_nano_12_p16_224"])
+def test_a_network_without_a_grid_of_tokens_is_refused(name, sources):
+    with pytest.raises(CourseError, match=r"needs a ViT, with one grid of patches as tokens; got (ResNet|Xcit)"):
+        attentive_probe(timm.create_model(name, num_classes=0), *sources, SHORT)
 
 
 def test_images_that_do_not_fit_are_told_before_the_training(sources, monkeypatch):
