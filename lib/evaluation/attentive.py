@@ -44,12 +44,12 @@ class AttentiveRecipe:
     """How an attentive probe is trained: AdamW, half a cosine to 0, one learning rate for all of it."""
     queries: int = option(8, "learned queries, a divisor of the numbers a token has")
     epochs: int = option(30, "passes over the training images")
-    batch_size: int = option(128, "images a step, at most a tenth of all")
+    batch_size: int = option(128, "images a step, two or more, at most a tenth of all")
     weight_decay: float = option(0.1, "of the last layer")
     augment: bool = option(False, "a random crop and flip of each image, new in each epoch: the network runs in every one")
 
     def __post_init__(self):
-        for name, low in (("queries", 1), ("epochs", 1), ("batch_size", 1), ("weight_decay", 0)):
+        for name, low in (("queries", 1), ("epochs", 1), ("batch_size", 2), ("weight_decay", 0)):
             if not low <= getattr(self, name) < math.inf:
                 raise CourseError(f"{name} of an attentive probe must be at least {low} and finite, got {getattr(self, name)}")
 
@@ -66,7 +66,7 @@ class AttentiveProbe(nn.Module):
     def __init__(self, dim: int, classes: int, queries: int = 8):
         check_queries(queries, dim)
         super().__init__()
-        self.norm = nn.BatchNorm1d(dim, affine=False, eps=1e-6)
+        self.norm = nn.BatchNorm1d(dim, affine=False, eps=1e-6, momentum=None)     # the mean over all batches that it has seen
         self.queries = nn.Parameter(torch.zeros(queries, dim))
         self.values = nn.Parameter(torch.eye(dim))
         self.weights = nn.Parameter(torch.zeros(dim, classes))
@@ -162,7 +162,7 @@ def _train(tokens_of, labels: Tensor, images: Tensor, r: AttentiveRecipe, rates:
     groups = [{"params": [p for p in probe.parameters() if (p is probe.weights) == decayed], "peak": rate,
                "weight_decay": r.weight_decay * decayed} for probe, rate in zip(probes, rates) for decayed in (True, False)]
     optimizer = torch.optim.AdamW(groups, fused=True)
-    batch = max(min(r.batch_size, len(images) // 10), 1)
+    batch = max(min(r.batch_size, len(images) // 10), 2)          # the mean of one image, standardised alone, is 0
     steps = len(images) // batch                                  # of an epoch; the rest waits for another
 
     def load(state: dict) -> int:

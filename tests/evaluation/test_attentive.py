@@ -220,6 +220,14 @@ def test_training_against_a_slow_one(in_float64):
             assert slow.abs().max() > 0.01
 
 
+def test_after_few_steps_it_standardises_by_all_tokens_it_has_seen():
+    tokens, r = 5 + 3 * torch.randn(40, 5, 6), AttentiveRecipe(queries=2, epochs=1, batch_size=4)
+    probe, = attentive._train(lambda _, chosen: tokens[chosen], torch.arange(40) % 3, torch.arange(40), r, (0.01,), 6, 0, None,
+                              {}, False)
+    torch.testing.assert_close(probe.norm.running_mean, tokens.mean((0, 1)), rtol=0, atol=1e-4)
+    torch.testing.assert_close(probe.norm.running_var.sqrt(), tokens.std((0, 1)), rtol=0.1, atol=0)
+
+
 @pytest.mark.parametrize("augment", [False, True])
 def test_depth_scale_and_seed_reach_the_backbone(augment, sources, monkeypatch):
     seen, mean, std = [], (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
@@ -362,7 +370,7 @@ def test_images_that_do_not_fit_are_told_before_the_training(sources, monkeypatc
 @pytest.mark.parametrize(("changes", "said"), [
     (dict(queries=0), "queries of an attentive probe must be at least 1 and finite, got 0"),
     (dict(epochs=0), "epochs of an attentive probe must be at least 1 and finite, got 0"),
-    (dict(batch_size=0), "batch_size of an attentive probe must be at least 1"),
+    (dict(batch_size=0), "batch_size of an attentive probe must be at least 2"),
     (dict(weight_decay=-0.1), "weight_decay of an attentive probe must be at least 0 and finite, got -0.1"),
     (dict(weight_decay=math.nan), "weight_decay of an attentive probe must be at least 0 and finite, got nan"),
 ])
