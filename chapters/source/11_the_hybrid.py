@@ -316,7 +316,7 @@ def three_curves(inside, depths):
 
 # %%
 figure = three_curves(inside, depths)
-plots.show(figure, alt="By depth, three trainings each: the hybrid's NMI and frequencies end at or below MoCo v3's; above both in the probe from block 4.")
+plots.show(figure, alt="By depth, three trainings each: the hybrid's NMI ends near 0, its frequencies about MoCo v3's, its probe above both from block 4.")
 
 # %% [markdown]
 # In the first training (thick) the hybrid lies between its parents in the first two panels. In the other two it does not:
@@ -454,8 +454,8 @@ for id in ("park-13", "park-14"):
 # "MIM early, CL late" is **not supported** on shapes, for one reason: the paper's own sign, high frequencies that **rise
 # early** and fall at the end, is missing; here they fall from the first block on, three times. Late, it holds: the last NMI
 # is far below SimMIM's, and high frequencies fall. (In this world MoCo v3 itself starts with somewhat more of them than
-# SimMIM; in the paper it starts far lower.) On photographs it is **supported**, all four parts of it, and of the rise, which
-# is what tells the hybrid from random weights, these have the opposite. That is one training; on shapes, too, the first one
+# SimMIM; in the paper it starts far lower.) On photographs it is **supported**, all four parts of it. Random weights
+# pass three of the four, but not the rise: theirs is a fall. That is one training; on shapes, too, the first one
 # looked most like the paper.
 #
 # ## Exercises

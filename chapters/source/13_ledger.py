@@ -571,15 +571,15 @@ for entry in entries:
 #
 # In a minute: **a contrastive network of this size ends in attention that no longer asks who is asking, and in tokens
 # that share a vector. By distance MAE's attention leaves random weights furthest behind on shapes, in all three
-# trainings; in its last block SimMIM alone still asks who is asking, each time, MAE in one training of three.** Much of
-# what sounds contrastive, heads that are alike and tokens that cluster by image, random weights have before any
-# training; what training adds is the last step of the collapse. Beside a CNN, a trained ViT has later blocks for the
-# CNN's upper half, and most else that sets the two apart is there from the start (chapter 09). And two trainings of one
-# objective are far more alike than any two objectives, but families of objectives do not show (chapter 10). On
-# photographs, where MoCo v3 and SimMIM were trained longest, parts of the papers' picture come out that shapes do not
-# show: SimMIM looks 7 px far in block 3, keeps high frequencies to the end and is best in an early block, MoCo v3 is
-# best in its last, and the hybrid's frequencies take after the one early and after the other late. How much more scale
-# would change, networks of this size cannot say.
+# trainings; of those without labels SimMIM alone still asks in its last block who is asking, each time, MAE in one
+# training of three.** Much of what sounds contrastive, heads that are alike and tokens that cluster by image, random
+# weights have before any training; what training adds is the last step of the collapse. Beside a CNN, a trained ViT has
+# later blocks for the CNN's upper half, and most else that sets the two apart is there from the start (chapter 09). And
+# two trainings of one objective are far more alike than any two objectives, but families of objectives do not show
+# (chapter 10). On photographs, where MoCo v3 and SimMIM were trained longest, parts of the papers' picture come out
+# that shapes do not show: SimMIM looks 7 px far in block 3, keeps high frequencies to the end and is best in an early
+# block, MoCo v3 is best in its last, and the hybrid's frequencies take after the one early and after the other late.
+# How much more scale would change, networks of this size cannot say.
 #
 # ## Exercises
 #
