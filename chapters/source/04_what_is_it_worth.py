@@ -453,14 +453,15 @@ axis.legend(loc="upper left", fontsize=9)
 plots.show(figure, alt="Each network's linear probe joined with its attentive probe on photographs: random weights, MAE and SimMIM gain eleven points and more.")
 
 # %% [markdown]
-# Nothing is left of it. **MAE and SimMIM gain more than eleven points, MoCo v3 three, and the network that was told the classes
-# none**: what CLS has gathered already, nobody needs to look for. By this yardstick MAE, MoCo v3 and the supervised network
+# Nothing of it can be told any more. **MAE and SimMIM gain more than eleven points, DINO nine, the hybrid six, MoCo v3
+# three, and the network that was told the classes none.** A likely reason, not tested: what a network has gathered in one
+# vector already, nobody needs to look for. By this yardstick MAE, MoCo v3 and the supervised network
 # are level.
 #
 # But look at the last row: random weights gain twelve. The probe is a small network itself, eleven thousand numbers that
-# learn from 9,469 labels (fine-tuning had 1,000), and it makes as much of random tokens as of masked ones. Counted from
-# there MAE and MoCo v3 are worth eleven points each, SimMIM and the hybrid seven, and DINO is not told apart. **The more a
-# probe can learn by itself, the less of its score is the network's.**
+# learn from 9,469 labels (fine-tuning had 1,000), and it adds as much to random tokens as to masked ones. Counted from
+# there MAE and MoCo v3 are worth eleven points each, SimMIM and the hybrid seven, and DINO is not told apart. **A
+# probe that learns much by itself leaves less of its score to the network: hold it against random weights.**
 #
 # ## 9. Park et al.'s Figure 1
 #

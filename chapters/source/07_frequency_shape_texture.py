@@ -198,11 +198,12 @@ axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 plots.show(figure, alt="Curves by depth on photographs: MAE stays highest, SimMIM and Supervised next, all above untrained at the end; MoCo v3 ends lowest.")
 
 # %% [markdown]
-# MoCo v3 ends lowest again, DINO and the hybrid before it, as on shapes. It begins above the control, falls all the way
+# MoCo v3 ends lowest, then DINO and the hybrid, all three below random weights (on shapes two of three hybrids end below
+# their MoCo v3, chapter 11). MoCo v3 begins above the control, falls all the way
 # and is below it from block 7 on. From block 2 on MAE is highest. SimMIM falls in its first block, is above random
 # weights from block 3 on and ends half a unit above them, just below MAE. (After 24 epochs instead of 80 it still ended
-# where they do: high frequencies are what it learned late.) The hybrid runs with SimMIM to block 5 and then falls as MoCo
-# v3 does, which chapter 11 takes up. **"CL low" and "MIM high" both show on photographs**; on
+# where they do: high frequencies are what it learned late.) The hybrid rises early, as SimMIM does, and falls late, as
+# MoCo v3 does, which chapter 11 takes up. **"CL low" and "MIM high" both show on photographs**; on
 # shapes the second shows for SimMIM and one MAE of three. But the network that learned from labels ends as high as
 # SimMIM: to stay high takes no masks, and what is peculiar here is the fall of those that learned from views.
 #
@@ -228,10 +229,10 @@ for size in (0, 1, 5, 20):
     print(f"{size:>2} times a random vector added: Δ ≈ {delta(last + size * direction).mean():.2f}")
 
 # %% [markdown]
-# It does: by more than a whole unit for a large vector, as much as separates two objectives in the figure above. A vector
-# that all tokens of all images share is the same at every place; it goes into $F(0, 0)$ alone, and where it is large (or
-# points the way of the mean that was there) every difference to $F(0, 0)$ falls. Networks have such a vector: chapter 06 found that most of what attention adds in MoCo v3's late blocks
-# is one step, common to all images.
+# It does: by more than a whole unit for a large vector, as much as separates two objectives in the figure above. A
+# vector that all tokens of all images share is the same at every place; it goes into $F(0, 0)$ alone, and where it is
+# large (or points the way of the mean that was there) every difference to $F(0, 0)$ falls. Networks have such a vector:
+# chapter 06 found that most of what attention adds in MoCo v3's late blocks is one step, common to all images.
 #
 # So take out what is the same for all: the mean token over all places and images, one vector for each depth. What is left
 # is how tokens differ, from place to place and from image to image.
@@ -373,8 +374,9 @@ slide(figures, "band", "An hourglass under noise of one band, and the first choi
 # Is there a band at which one of them gives up? (≈ Ours: MoCo v3 at 0.6 π, the untrained one at 0.4 π and from 0.7 π on,
 # SimMIM at none.)
 #
-# One image proves nothing, and the next figure turns this one round: here 200 validation images, at two bands, in both forms. The noise of an image is the same for all
-# networks, and a **drop** is taken image by image: correct without noise less correct with it.
+# One image proves nothing, and the next figure turns this one round: here 200 validation images, at two bands, in both
+# forms. The noise of an image is the same for all networks, and a **drop** is taken image by image: correct without
+# noise less correct with it.
 #
 # **Predict, then run.** In the published form, which band hurts more: 0.1 π or 0.9 π? And when all bands have the same
 # energy?
@@ -555,9 +557,9 @@ for name, r in bias.items():
 
 # %% [markdown]
 # All but the supervised one do: with nothing but the texture changed, accuracy falls by 3 to 9 points in the networks
-# trained without labels and by 11 in random weights, in MoCo v3 by more than in SimMIM and MAE (over three trainings and 400 images by 7 to 9 points, 3 to 5 and 1 to 4), which is not what the paper
-# leads one to expect. The bias is blind to that, because a wrong texture mostly leads to a *third* class. Look at both
-# numbers.
+# trained without labels and by 11 in random weights, in MoCo v3 by more than in SimMIM and MAE (over three trainings
+# and 400 images by 7 to 9 points, 3 to 5 and 1 to 4), which is not what the paper leads one to expect. The bias is
+# blind to that, because a wrong texture mostly leads to a *third* class. Look at both numbers.
 #
 # ### Turn the textures up
 #
